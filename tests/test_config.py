@@ -22,6 +22,12 @@ def test_every_setting_has_a_description() -> None:
     assert [name for name, field in iter_settings() if not field.description] == []
 
 
+def test_no_setting_has_two_patterns_of_which_pydantic_ignores_one() -> None:
+    patterns = {name: [rule for rule in field.metadata if getattr(rule, "pattern", None)]
+                for name, field in iter_settings()}
+    assert [name for name, rules in patterns.items() if len(rules) > 1] == []
+
+
 def test_an_override_changes_one_setting_and_none_keeps_the_recipes_value() -> None:
     plain = load_config("demo")
     changed = load_config("demo", {"fine_tune.epochs": 3, "head.epochs": None})
@@ -40,12 +46,17 @@ XCEPTION = {"model.backbone": "Xception"}  # the recipe's images are too small f
         ({"download.extra_data": "cars, https://host/cars"}, ["download.extra_data", "s3://"]),
         ({"fine_tune.epoch": 1}, ["'fine_tune.epoch'", "fine_tune.epochs"]),
         ({"epochs": 1}, ["'epochs'", "head.epochs, fine_tune.epochs."]),
-        ({"xyzzy": 1}, ["'xyzzy'", "docs/settings.md"]),
+        ({"xyzzy": 1}, ["'xyzzy'", "data, download, validation"]),
         ({"competition": "cars"}, ["'competition'", "data.source"]),
         ({"fine_tune": {"epochs": 1}}, ["'fine_tune'"]),
         ({"fine_tune.epochs": -1}, ["fine_tune.epochs = -1", "greater than or equal to 0"]),
         ({"model.backbone": 7}, ["model.backbone = 7", "'Tiny', 'Xception'"]),
         ({"data.source": "http://x"}, ["data.source = 'http://x'"]),
+        ({"data.id_form": "nope"}, ["data.id_form = 'nope'"]),
+        ({"data.id_form": "a\n{id}"}, ["data.id_form"]),
+        ({"data.source": "https://www.kaggle.com/competitions/cars/data"}, ["write cars."]),
+        ({"data.source": "https://www.kaggle.com/datasets/a/cars"}, ["write kaggle://a/cars."]),
+        ({"data.source": "Dogs vs Cats"}, ["write './Dogs vs Cats'."]),
         ({"data.source": "s3://b/x/cars.zip"}, ["data.source = 's3://b/x/cars.zip'", "contains it, s3://b/x."]),
         ({"gate.threshold": 1.2}, ["gate.threshold = 1.2"]),
         ({"model.weights": "imagenet"}, ["Tiny", "set model.weights to none"]),

@@ -159,7 +159,7 @@ def _check_system(config: Config) -> str:
 def _check_gpu() -> tuple[str, str]:
     num_gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
     if not num_gpus:
-        return "warning", "none: training will be slow. On a CPU, use the recipe demo or cpu."
+        return "warning", "none: training will be slow. On a CPU, use the recipe cpu."
     if os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1"):
         return "warning", f"{num_gpus}, but CUDA_VISIBLE_DEVICES hides them"
     return "ok", str(num_gpus)

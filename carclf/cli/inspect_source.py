@@ -1,7 +1,7 @@
 """``carclf inspect``: show what the files of a source mean, without training."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +13,7 @@ from carclf.config.sources import parse_source
 from carclf.dataset.archives import extract_images
 from carclf.dataset.findings import Finding, format_labels
 from carclf.dataset.listing import Folder
+from carclf.errors import ConfigError, DataError
 from carclf.formatting import format_count, printable
 from carclf.services.storage import init_store, require_store
 from carclf.stages.download import download
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from carclf.dataset.detection.result import Layout
 
 MAX_FINDINGS = 10
+SEVERITIES = ("error", "warning", "info")
 
 
 def inspect(
@@ -34,11 +36,21 @@ def inspect(
     ] = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Show how the data of a source are read: labels, classes, subsets, test set, submission, metric and groups."""
+    """Show how the data of a source are read: labels, classes, subsets, test set, submission, metric and groups.
+
+    The exit status is 65 if a run would stop because of the data.
+    """
+    from carclf.dataset.checks import check_layout
+
+    if any(text.startswith("data.source=") for text in set_):
+        raise ConfigError("--set data.source is given next to SOURCE. Give only one source, as the argument SOURCE.")
     config = load_settings(recipe, [*set_, f"data.source={source}"])
     layout = _detect(config, store_url)
+    layout = replace(layout, findings=tuple(check_layout(layout, config.validation)))
     min_images = config.validation.min_images_per_class
     print(json.dumps(_to_json(source, layout), indent=1) if as_json else _to_text(source, layout, min_images))
+    if any(finding.severity == "error" for finding in layout.findings):
+        raise typer.Exit(DataError.exit_status)
 
 
 def _detect(config: Config, store_url: str) -> "Layout":
@@ -86,8 +98,9 @@ def _to_text(source: str, layout: "Layout", min_images: int) -> str:
     lines += [f"{'class names':<12}{format_labels(f'{name} ({size})' for name, size in sizes.items())}"]
     lines += [f"{row.question:<12}{row.result} ({row.evidence})" for row in layout.detections]
     lines += [f"{'images':<12}" + ", ".join(f"{number} {name}" for name, number in content["num_images"].items())]
-    lines += [f"{finding.severity:<12}{_describe(finding)}" for finding in layout.findings[:MAX_FINDINGS]]
-    if (num_more := len(layout.findings) - MAX_FINDINGS) > 0:
+    findings = sorted(layout.findings, key=lambda finding: SEVERITIES.index(finding.severity))
+    lines += [f"{finding.severity:<12}{_describe(finding)}" for finding in findings[:MAX_FINDINGS]]
+    if (num_more := len(findings) - MAX_FINDINGS) > 0:
         lines.append(f"{'':<12}{format_count(num_more, 'more finding')}, which --json lists")
     if small := {name: size for name, size in sizes.items() if size < min_images}:
         name = min(small, key=lambda label: small[label])

@@ -68,7 +68,8 @@ def _require_known_settings(overrides: Mapping[str, Any]) -> None:
     if unknown := sorted(set(overrides) - {name for name, _ in iter_settings()}):
         shown = ", ".join(truncate(repr(name), MAX_SHOWN) for name in unknown)
         similar = ", ".join(_similar_settings(unknown[0]))
-        hint = f"Similar settings: {similar}" if similar else "docs/settings.md lists all settings"
+        sections = ", ".join(dict.fromkeys(name.partition(".")[0] for name, _ in iter_settings() if "." in name))
+        hint = f"Similar settings: {similar}" if similar else f"A setting is section.name; the sections are {sections}"
         raise ConfigError(f"Unknown setting {shown}. {hint}.")
 
 
@@ -85,6 +86,7 @@ def _describe(error: ValidationError) -> str:
     """Return the first problem with the setting and its value; a type or limit also with the description."""
     first = error.errors()[0]
     name, problem = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+    problem = problem.partition(", unable to parse")[0]
     field = dict(iter_settings()).get(name)
     if not field:
         return problem

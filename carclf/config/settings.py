@@ -82,8 +82,9 @@ class Data(Section):
     label_column: Text = Field("", description="Column of the label table with the class.")
     group_column: Text = Field(
         "", description="Column whose groups, such as patients, are never in two subsets; 'none' ignores groups.")
-    id_form: Text = Field(
-        "auto", pattern=r"^(auto|path|name|stem|number|.*\{id\}.*)$",
+    id_form: str = Field(  # not Text: pydantic applies only one pattern
+        "auto", max_length=10_000,
+        pattern=r"^(auto|path|name|stem|number|[^\x00-\x1f\x7f]*\{id\}[^\x00-\x1f\x7f]*)$",
         description="What an id is: the image's path, name, stem or number, or a pattern such as {id}_image.jpg.")
     train_folder: Text = Field("", description="Folder of the training images.")
     val_folder: Text = Field("", description="Folder of the validation images, if they are given.")

@@ -1,6 +1,7 @@
 """``data.source``: where the images come from."""
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -10,6 +11,7 @@ from carclf.formatting import truncate
 
 SLUG = r"[A-Za-z0-9][A-Za-z0-9_-]*"
 _DATASET = re.compile(rf"kaggle://({SLUG}/{SLUG})(?:/([1-9][0-9]{{0,8}}))?")
+_KAGGLE_URL = re.compile(rf"https?://(?:www\.)?kaggle\.com/(?:(?:competitions|c)/({SLUG})|datasets/({SLUG}/{SLUG})).*")
 _BUCKET = re.compile(r"s3://[^/]+(/.*)?")
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".7z", ".zip.001",
                     ".7z.001")
@@ -60,10 +62,13 @@ def parse_source(text: str) -> Source:
             raise ValueError(f"a single archive in a bucket is not read; give the prefix that contains it, {prefix}")
         return Source("bucket", text.rstrip("/"))
     if "://" in text or not text.strip():
+        page = _KAGGLE_URL.fullmatch(text)
+        example = f"; for this page write {page[1] or f'kaggle://{page[2]}'}" if page else ""
         raise ValueError("expected a competition's slug, kaggle://owner/dataset, kaggle://owner/dataset/version, "
-                         "s3://bucket/prefix, or a path such as ./photos")
+                         f"s3://bucket/prefix, or a path such as ./photos{example}")
     if text.lower().endswith(ARCHIVE_SUFFIXES):
         return Source("file", text)
     if "/" not in text:
-        raise ValueError(f"is neither a competition's slug nor a path; for a folder write ./{truncate(text, 50)}")
+        path = shlex.quote(f"./{truncate(text, 50)}")
+        raise ValueError(f"expected a competition's slug or a path; for a folder write {path}")
     return Source("folder", text)

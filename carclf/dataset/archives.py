@@ -76,7 +76,7 @@ class _Extractor:
 
         ``parents`` are the archives that it is in and its own path.
         """
-        name = f"{parents[-1]} in the archive" if parents else "The archive of data.source"
+        name = f"{parents[-1]} in data.source" if parents else "The archive of data.source"
         if len(parents) > MAX_DEPTH:
             raise DataError(f"{name} is nested in {len(parents)} other archives, but at most {MAX_DEPTH} are allowed. "
                             "Put its images into one archive.")
@@ -109,7 +109,7 @@ class _Extractor:
         if not parts or is_in_junk_folder(parts):
             return
         name = "/".join(parts)
-        with _raise_data_errors(f"{name!r} in the archive"):
+        with _raise_data_errors(f"{name!r} in data.source"):
             if member.is_folder:
                 self.create_folder(parts)
             elif is_junk_file(parts[-1]):
@@ -208,8 +208,8 @@ def _raise_data_errors(name: str) -> Iterator[None]:
         if number in _NAME_ERRORS:
             raise DataError(f"{name} cannot be stored on this disk: {message}. Its path is too long, or another file "
                             "has the name of one of its folders.") from error
-        raise DataError(f"{name} is damaged: {message}. Start a new run with --set force=true to read it "
-                        "again. If it is still damaged, replace it in data.source, or notify its owner.") from error
+        raise DataError(f"{name} is damaged: {message}. Replace it by a complete copy. If it was downloaded, start a "
+                        "new run with --set force=true, which downloads it again.") from error
 
 
 def pack(path: Path, images: Mapping[str, Path]) -> None:

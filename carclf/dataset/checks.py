@@ -5,6 +5,7 @@ from pathlib import PurePosixPath
 
 import pandas as pd
 
+from carclf.config import Validation
 from carclf.dataset.archive_members import UNSUPPORTED_SUFFIXES
 from carclf.dataset.detection.result import Layout
 from carclf.dataset.findings import Finding, Findings, describe_missing_images, format_labels
@@ -15,6 +16,7 @@ from carclf.dataset.image_checks import (
     duplicate_test_ids,
 )
 from carclf.dataset.layout import IMAGE_SUFFIXES
+from carclf.dataset.splits import describe_missing_classes
 from carclf.errors import DataError
 from carclf.formatting import format_count
 from carclf.natural_order import sort_naturally
@@ -33,6 +35,15 @@ def file_findings(layout: Layout) -> Iterator[Finding]:
             yield Finding("ignored_data", name, "The image is ignored: it has no label and is not a test image.")
         else:
             yield Finding("ignored_file", name, "The file is ignored: it is neither an image nor a used table.")
+
+
+def check_layout(layout: Layout, config: Validation) -> list[Finding]:
+    """Return what is known to be wrong before the images are read: problems of files, test and validation images."""
+    findings = [*file_findings(layout), *_check_test_images(layout.images, CheckContext(layout, config))]
+    given = set(layout.images.loc[layout.images["source"] == "val", "label"])
+    if given and (problem := describe_missing_classes(layout.class_names, given)):
+        findings.append(Finding("empty_class", "", problem))
+    return findings
 
 
 def find_problems(index: pd.DataFrame, context: CheckContext) -> Findings:
@@ -86,30 +97,20 @@ def _check_classes(index: pd.DataFrame, context: CheckContext) -> Iterator[Findi
             f"{format_count(len(rows), 'image is', 'images are')} in class {label!r} (first: {rows['path'].iloc[0]}), "
             f"which the data do not have. The classes are {format_labels(expected)}. Move or remove what is in this "
             "class."))
-    yield from _check_number_spellings(labeled)
     for label in sort_naturally(expected - set(labeled["label"])):
         yield Finding("empty_class", label, (
             f"Class {label!r} has no images. The data are incomplete: download them again with --set force=true."))
 
 
-def _check_number_spellings(labeled: pd.DataFrame) -> Iterator[Finding]:
-    """Yield the classes that are one number in several spellings, such as the folders train/1 and train/01."""
-    first = labeled[labeled["label"].str.fullmatch("[0-9]+")].drop_duplicates("label")
-    for _, rows in first.groupby(first["label"].str.lstrip("0")):
-        if len(rows) > 1:
-            folders = ", ".join(sorted(rows["path"].str.rpartition("/")[0]))
-            yield Finding("ambiguous_class", rows["path"].iloc[0], (
-                f"The classes {format_labels(rows['label'])} are the same number (in {folders}). Merge them if they "
-                "are the same class, or name them with data.class_names."))
-
-
 def _check_class_sizes(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:
     min_images = context.config.min_images_per_class
     sizes = _class_sizes(index, set(context.layout.class_names))
-    for label, size in sizes[sizes < min_images].items():
-        yield Finding("too_few_images", str(label), (
-            f"Class '{label}' has {format_count(size, 'usable image')} (without copies), fewer than {min_images}. Add "
-            "images or lower validation.min_images_per_class."))
+    small = sizes[sizes < min_images]
+    if len(small):
+        shown = format_labels(f"{label} ({size})" for label, size in small.items())
+        yield Finding("too_few_images", str(small.index[0]), (
+            f"{format_count(len(small), 'class has', 'classes have')} fewer than {min_images} usable images (without "
+            f"copies): {shown}. Add images or lower validation.min_images_per_class."))
     if len(sizes) < MIN_CLASSES:
         yield Finding("too_few_classes", "", (
             f"The data have {format_count(len(sizes), 'class', 'classes')}, at least {MIN_CLASSES} are needed."))

@@ -17,6 +17,7 @@ SEVERITY_BY_KIND: dict[str, str] = {
     "low_contrast": "warning", "blurred": "warning", "duplicate_name": "warning", "conflicting_labels": "warning",
     "not_in_sample": "warning", "label_mismatch": "warning", "class_imbalance": "warning",
     "unmatched_label_fix": "warning", "invalid_label_table": "warning", "unmatched_label_table": "warning",
+    "similar_classes": "warning", "combined_classes": "warning", "guessed_encoding": "warning",
     "empty_class_folder": "warning", "ignored_data": "warning", "ignored_file": "info",
     "wrong_file_extension": "info", "non_rgb_mode": "info", "exif_orientation": "info",
     "unknown_class": "error", "ambiguous_class": "error", "empty_class": "error", "too_few_images": "error",

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from carclf.config.sources import Source
+from carclf.config.sources import SLUG, Source
 from carclf.dataset.archive_members import is_archive
-from carclf.dataset.layout import is_in_junk_folder, is_junk_file, is_useful
+from carclf.dataset.layout import is_in_junk_folder, is_junk_file, is_useful, stored_name
 from carclf.dataset.walk import Entry, Skipped, walk
 from carclf.errors import CarclfError, ConfigError, DataError, ServiceError, SourceChangedError
 from carclf.os_errors import expand_home
@@ -55,7 +55,8 @@ class ListedSource(Protocol):
 def list_source(source: ListedSource) -> Listing:
     """List the files, without hidden ones and those of file managers.
 
-    Raises DataError that names data.source if there is none, or if a name cannot be used on every system.
+    Raises DataError that names data.source if there is none, or if a name cannot be used on every system, also next to
+    another one.
     """
     entries: list[Entry] = []
     folders: list[str] = []
@@ -80,7 +81,18 @@ def list_source(source: ListedSource) -> Listing:
         content = f"only {min(ignored)} and the like" if ignored else "no files"
         raise DataError(f"data.source: {source.name} contains {content}. Set a folder or prefix with images, tables or "
                         "archives.")
+    _require_distinct_paths(entries, source.name)
     return Listing(sorted(entries), sorted(folders), dict(sorted(ignored.items())))
+
+
+def _require_distinct_paths(entries: Iterable[Entry], name: str) -> None:
+    """Raise DataError if two paths are stored under one: the same characters, composed (NFC) and decomposed."""
+    paths: dict[str, str] = {}
+    for path in sorted(entry.path for entry in entries if not entry.path.isascii()):
+        other = paths.setdefault("/".join(map(stored_name, path.split("/"))), path)
+        if other != path:
+            raise DataError(f"data.source: {name} contains {other!a} and {path!a}, which are the same "
+                            "characters, composed and decomposed. Rename or remove one of them.")
 
 
 class Folder:
@@ -89,14 +101,19 @@ class Folder:
     def __init__(self, path: str) -> None:
         self.folder = expand_home(path, "data.source").absolute()
         self.name = str(self.folder)
+        self._hint = f"; for a dataset on Kaggle write kaggle://{path}" if re.fullmatch(f"{SLUG}/{SLUG}", path) else ""
 
     def list_entries(self) -> Iterator[Entry | Skipped]:
         """Yield all files and empty folders, and what is skipped. The version is the time of the last change."""
         if self.folder.is_file():
             raise DataError(f"data.source: {self.name} is a file, but not an archive that can be read: zip, tar, "
                             "tar.gz, tar.bz2, tar.xz, or 7z. Set such an archive or a folder.")
+        if self.folder.is_symlink() and not self.folder.exists():
+            raise DataError(f"data.source: {self.name} is a link to {self.folder.readlink()}, which is missing. Set a "
+                            "folder that this machine can read.")
         if not self.folder.is_dir():
-            raise DataError(f"data.source: the folder {self.name} is missing. Set a folder that this machine can read.")
+            raise DataError(f"data.source: the folder {self.name} is missing. Set a folder that this machine can read"
+                            f"{self._hint}.")
         with name_setting(self.name):
             yield from walk(self.folder)
 
@@ -184,10 +201,15 @@ def name_setting(name: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise _changed_error(str(error.filename)) from error
     except PermissionError as error:
-        raise DataError(f"data.source: cannot read {error.filename or name}: {error.strerror}. Let this user read all "
-                        "files of the source, or set another one.") from error
+        raise unreadable_error(error, name) from error
     except (ConfigError, ServiceError) as error:
         raise _with_setting(error) from error
+
+
+def unreadable_error(error: OSError, name: str) -> DataError:
+    """Return the error for a file of the source that this user may not read."""
+    return DataError(f"data.source: cannot read {error.filename or name}: {error.strerror}. Let this user read all "
+                     "files of the source, or set another one.")
 
 
 def _with_setting(error: CarclfError) -> CarclfError:

@@ -1,11 +1,13 @@
 """A source that is one archive file, or the volumes of one."""
 
 import hashlib
+import os
 import shutil
+import zipfile
 from pathlib import Path
 
 from carclf.artifacts import file_sha256
-from carclf.dataset.archive_members import archive_suffix, require_all_volumes, split_volume
+from carclf.dataset.archive_members import ZIP, archive_suffix, require_all_volumes, split_volume
 from carclf.errors import DataError, ServiceError
 from carclf.os_errors import expand_home, raise_if_disk_full
 
@@ -13,12 +15,19 @@ BLOCK_BYTES = 1 << 20
 
 
 class ArchiveFile:
-    """A local archive. The first volume (``.zip.001``) names all volumes, which are joined."""
+    """A local archive. The first volume (``.zip.001``) names all volumes, which are joined.
+
+    Raises DataError that names data.source if a file is missing, or a zip file has no directory, as after an
+    interrupted copy.
+    """
 
     def __init__(self, path: str) -> None:
         self.name = path
         self.paths = _volumes(expand_home(path, "data.source"))
         self.suffix = archive_suffix(path) or archive_suffix(path.rpartition(".")[0])
+        is_zip = self.suffix == ZIP and len(self.paths) == 1
+        if is_zip and os.access(self.paths[0], os.R_OK) and not zipfile.is_zipfile(self.paths[0]):
+            raise DataError(f"data.source: {self.paths[0]} is not a complete zip file. Replace it by a complete copy.")
 
     def sha256(self) -> str:
         """Return the SHA-256 of the joined volumes. Raises DataError that names data.source if it cannot be read."""

@@ -31,6 +31,7 @@ the splits of earlier champions, with fold -1.
 """
 
 import hashlib
+from collections.abc import Collection
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -206,9 +207,15 @@ def _given_units(units: pd.DataFrame) -> set[int]:
 
 def _require_given(labels: "pd.Series[Any]", subset: "pd.Series[Any]") -> None:
     """Raise DataError if a class has no given validation image."""
-    if missing := sort_naturally(set(labels) - set(labels[subset == VAL])):
-        raise DataError(f"Class '{missing[0]}' has no image among the given validation images. Add some to the "
-                        "validation images, or set data.val_folder to a folder that has images of each class.")
+    if problem := describe_missing_classes(set(labels), set(labels[subset == VAL])):
+        raise DataError(problem)
+
+
+def describe_missing_classes(labels: Collection[str], given: Collection[str]) -> str:
+    """Return the message about the first class that the given validation images lack; "" if they have all classes."""
+    missing = sort_naturally(set(labels) - set(given))
+    return (f"Class '{missing[0]}' has no image among the given validation images. Add some to the validation images, "
+            "or set data.val_folder to a folder that has images of each class.") if missing else ""
 
 
 def _draw_units(units: pd.DataFrame, val_fraction: float) -> set[int]:

@@ -112,7 +112,8 @@ def _detect(files: Path, slug: str) -> Layout:
 def _read_competition(layout: Layout, folder: Path, archive: Path, truth: Path | None) -> Competition:
     form = layout.submission
     if form is None:
-        raise DataError(f"{folder} has no sample submission. Add one, give a holdout of 0.2, or train without a "
+        raise DataError(f"{folder} has no sample submission. Add one, hold out a fraction of the images as the test "
+                        "set (make demo HOLDOUT=0.2, or carclf demo-server --holdout 0.2), or train without a "
                         f"competition: data.source={folder}.")
     ids = layout.test_ids
     if missing := set(ids) - set(layout.images.loc[layout.images["source"] == "test", "id"]):

@@ -184,7 +184,8 @@ def _raise_decode_errors(data: bytes) -> Iterator[None]:
         raise
     except UnidentifiedImageError as error:  # its own message contains a memory address
         raise ImageDecodeError(
-            f"the file starts with {data[:MAX_SHOWN_BYTES]!r} and is not readable as {', '.join(FORMATS)}") from error
+            f"the file starts with the bytes {data[:MAX_SHOWN_BYTES].hex(' ')} and is not readable as "
+            f"{', '.join(FORMATS)}") from error
     except Image.DecompressionBombError as error:
         raise ImageDecodeError(str(error), "too_many_pixels") from error
     except PILLOW_ERRORS as error:

@@ -124,7 +124,7 @@ class Run:
         run = cls.load(run_id, store)
         if run.config != config:
             raise ConfigError(f"The run {run_id!r} exists in {store.url} with other settings. Use another --run, or "
-                              "omit it to start a new run.")
+                              "repeat the settings of this run.")
         return run
 
     @classmethod

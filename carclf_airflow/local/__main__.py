@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 
-from carclf.errors import CarclfError
+from carclf.errors import CarclfError, ConfigError
 from carclf.redaction import redact_output
 from carclf_airflow.local.airflow_server import AirflowError
 from carclf_airflow.local.demo import DemoOptions, run_demo
@@ -15,16 +15,15 @@ from carclf_airflow.local.up import run_up
 def main() -> int:
     """Run one of the two commands; return its exit status."""
     redact_output()
-    options = _parser().parse_args()
     os.umask(0o077)  # logs, database and store of every process started here are for this user only
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     # A shell that starts this process in the background makes it ignore SIGINT.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        return _run(options)
+        return _run(_parser().parse_args())
     except (AirflowError, CarclfError) as error:
-        print(f"local: {error}", file=sys.stderr)
+        print(f"carclf: {error}", file=sys.stderr)
         return getattr(error, "exit_status", 1)
     except KeyboardInterrupt:
         print("Stopped", file=sys.stderr)
@@ -58,7 +57,7 @@ def _fraction(text: str) -> float | None:
     try:
         return float(text) if text else None
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number; give a fraction such as 0.2") from None
+        raise ConfigError(f"HOLDOUT={text} is not a number. Give a fraction such as 0.2.") from None
 
 
 if __name__ == "__main__":

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from carclf.config import deployment_settings, load_config, parse_override
-from carclf.config.sources import parse_source
+from carclf.config import Config, deployment_settings, load_config, parse_override
+from carclf.config.sources import Source, parse_source
 from carclf.dataset.detection.detect import detect_in_place
 from carclf.dataset.detection.submission_format import is_sample
 from carclf.dataset.listing import Folder
+from carclf.dataset.source_files import ArchiveFile
 from carclf.errors import ConfigError
 from carclf.experiments.plan_form import Form, plan_from_form, read_form
 from carclf.experiments.search import boundary_recipes
@@ -88,6 +89,11 @@ def _plan(options: DemoOptions) -> _Plan:
     recipe = options.recipe or (form.recipe if form else "cpu" if options.data else "demo")
     # Settings of the deployment instead of the run, so that they also apply to runs triggered in the UI.
     has_competition = not options.data or bool(options.truth or options.holdout) or _has_sample(options.data)
+    if "://" in options.data:
+        raise ConfigError(f"DATA={options.data}: the demo reads only folders and archives of this machine. For another "
+                          f"source run: make up SOURCE={options.data}")
+    if options.truth and not expand_home(options.truth, "TRUTH").is_file():
+        raise ConfigError(f"TRUTH={options.truth}: no such file. Give a CSV file of ids and classes.")
     if has_competition:
         _require_folder(options.data)
     source = "demo-cars" if has_competition else str(expand_home(options.data, "DATA").resolve())
@@ -95,13 +101,21 @@ def _plan(options: DemoOptions) -> _Plan:
     if options.weights:
         settings.append(f"model.weights={_weights(options.weights)}")
     config = load_config(recipe, dict(map(parse_override, settings)))
-    if not has_competition and parse_source(source).kind == "folder":
-        detect_in_place(Folder(source), config)
+    if not has_competition:
+        _check_data(parse_source(source), config)
     if form:
         form = form.model_copy(update={"recipe": recipe})
         complete = form.model_copy(update={"settings": f"{shlex.join(settings)} {form.settings}"})
         plan_from_form("demo", complete, boundary_recipes(form.search, form.num_trials))
     return _Plan(recipe, settings, form, has_competition)
+
+
+def _check_data(source: Source, config: Config) -> None:
+    """Raise the errors of a run for a folder without archives; an archive is only opened."""
+    if source.kind == "folder":
+        detect_in_place(Folder(source.name), config)
+    else:
+        ArchiveFile(source.name)
 
 
 def _has_sample(data: str) -> bool:

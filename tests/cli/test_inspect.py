@@ -1,5 +1,6 @@
 """``carclf inspect`` of folders, archives and the demo server's competitions and datasets, as text and as JSON."""
 
+import errno
 import json
 import os
 import subprocess
@@ -17,6 +18,7 @@ from carclf.demo.competition import Competition, ServedDataset
 from carclf.demo.gallery.entries import ENTRIES
 from carclf.demo.gallery.served import serve_entry
 from carclf.demo.server import DemoServer
+from carclf.errors import ConfigError, DataError
 from carclf.services.storage import init_store
 
 NAMES = ["Lada Priora", "Красная\x1b[2J"]
@@ -113,6 +115,33 @@ def test_ambiguous_data_exit_with_the_setting(tmp_path: Path) -> None:
     assert (process.returncode, process.stdout) == (78, "")
     assert "data.label_column" in process.stderr
     assert "'color'" not in inspect(str(folder), "--set", "data.label_column=color")
+
+
+def test_data_that_would_stop_a_run_exit_with_65(tmp_path: Path) -> None:
+    images = [f"train/{name}/{number}.jpg" for name in ("1", "01") for number in range(3)]
+    sample = {"sample_submission.csv": "id,label\na,1\nzz,1\n"}
+    folder = write_files(tmp_path / "source", [*images, "val/1/9.jpg", "test/a.jpg"], sample)
+    process = run(str(folder), "--set", "submit.kind=label", "--json", home=tmp_path)
+    assert process.returncode == 65
+    assert [finding["kind"] for finding in json.loads(process.stdout)["findings"]] == [
+        "ambiguous_class", "missing_test_image", "empty_class"]
+
+
+def test_a_table_without_permission_exits_as_in_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deny access as the system does for other users; root may read everything."""
+    folder = write_files(tmp_path / "source", ["images/0.jpg"], {"labels.csv": "id,label\n0,a\n"})
+
+    def deny(path: Path) -> bytes:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", deny)
+    with pytest.raises(DataError, match=r"data\.source: .*labels\.csv"):
+        inspect(str(folder))
+
+
+def test_a_second_source_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\.source"):
+        inspect(str(tmp_path), "--set", "data.source=./photos")
 
 
 @pytest.mark.parametrize(("source", "status", "word"), [("missing/", 65, "data.source"), ("empty", 65, "images")])

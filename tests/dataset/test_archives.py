@@ -84,7 +84,7 @@ def test_a_missing_volume_raises_data_error(tmp_path: Path, missing: str) -> Non
     """The last one is noticed because the joined archive is damaged."""
     parts = volumes("train.zip", zip_bytes({"0/a.jpg": bytes(range(256))}))
     del parts[f"train.zip.{missing}"]
-    with pytest.raises(DataError, match=r"train\.zip in the archive is damaged" if missing == "003" else missing):
+    with pytest.raises(DataError, match=r"train\.zip in data.source is damaged" if missing == "003" else missing):
         extract_members(tmp_path, parts)
 
 
@@ -101,7 +101,7 @@ def test_memory_does_not_grow_with_the_content(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("inner", [b"no archive", b""])
 def test_a_damaged_inner_archive_is_named(tmp_path: Path, inner: bytes) -> None:
-    with pytest.raises(DataError, match=r"train\.zip in the archive is damaged"):
+    with pytest.raises(DataError, match=r"train\.zip in data.source is damaged"):
         extract(write_archive(tmp_path / "a.zip", {"train.zip": inner}), tmp_path / "out")
 
 

@@ -64,7 +64,7 @@ def test_a_7z_archive_and_its_volumes_are_extracted(tmp_path: Path) -> None:
 def test_a_damaged_7z_archive_raises_data_error(tmp_path: Path, position: int) -> None:
     data = bytearray(seven_zip_bytes(MEMBERS))
     data[position] ^= 0xFF
-    with pytest.raises(DataError, match=r"train\.7z in the archive is damaged"):
+    with pytest.raises(DataError, match=r"train\.7z in data.source is damaged"):
         extract_bytes(tmp_path, bytes(data))
 
 

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import shutil
+import unicodedata
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -434,6 +435,28 @@ def test_keys_that_are_no_paths_are_rejected(key: str) -> None:
 
     with pytest.raises(DataError, match=r"data\.source: .*Rename it"):
         listing.list_source(Source("x"))
+
+
+def test_one_name_composed_and_decomposed_is_rejected(tmp_path: Path) -> None:
+    for form in ("NFC", "NFD"):
+        (tmp_path / unicodedata.normalize(form, "Škoda")).mkdir()
+        (tmp_path / unicodedata.normalize(form, "Škoda") / "1.jpg").write_text(form)
+    with pytest.raises(DataError, match=r"S\\u030ckoda/1\.jpg.*\\u0160koda/1\.jpg"):
+        listing.list_source(listing.Folder(str(tmp_path)))
+
+
+def test_an_incomplete_zip_file_is_named(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "x.zip").write_bytes(zip_bytes({"cat/a.jpg": b"a"})[:-30])
+    with pytest.raises(DataError, match=r"data\.source: .*x\.zip is not a complete zip file"):
+        download_from(tmp_path / "x.zip", store)
+
+
+@pytest.mark.parametrize(("source", "hint"), [("owner/cars", "kaggle://owner/cars"), ("./gone", "is a link to")])
+def test_a_missing_folder_has_a_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, hint: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=hint):
+        listing.list_source(listing.Folder(source))
 
 
 names = st.sampled_from(["a/1.jpg", "a/2.jpg", "b/1.jpg", "b/c/3.png", "t.csv"])

@@ -1,11 +1,13 @@
 """The names of the classes: from the settings, a table such as classes.csv, or a JSON map; else the labels."""
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from carclf.dataset.detection.result import Detection
-from carclf.dataset.detection.tables import Table
-from carclf.errors import ConfigError
+from carclf.dataset.detection.result import Detection, class_name, number_key
+from carclf.dataset.detection.tables import LABEL_SEPARATOR, Table
+from carclf.dataset.findings import Finding, format_labels
+from carclf.errors import ConfigError, DataError
 from carclf.formatting import format_count
 from carclf.natural_order import sort_naturally
 
@@ -17,7 +19,7 @@ NameMap = tuple[str, Mapping[str, str]]  # where they are, and the names by labe
 def parse_class_names(text: str) -> dict[str, str]:
     """Return the name of each label in ``0=Lada Priora,1=Ford Focus``. Raises ConfigError if it has another form."""
     pairs = [part.partition("=") for part in re.split(r",(?=[^,=]+=)", text) if part]
-    names = {label.strip(): name.strip() for label, _, name in pairs}
+    names = {class_name(label): class_name(name) for label, _, name in pairs}
     if not all([*names, *names.values()]) or len(set(names.values())) < len(pairs) or len(names) < len(pairs):
         raise ConfigError(f"data.class_names is {text!r}. Expected different labels and names, such as "
                           "0=Lada Priora,1=Ford Focus.")
@@ -30,8 +32,14 @@ def find_class_names(
     """Return the class name of each label in the data, and the detection. ``setting`` is ``data.class_names``.
 
     The first of the maps counts that has a different name for each label, if the labels are whole numbers. Raises
-    ConfigError if the setting has a label that the data do not have, or two labels get the same name.
+    ConfigError if the setting has a label that the data do not have, or two labels get the same name; DataError if two
+    labels differ only in spaces.
     """
+    stripped = {label: class_name(label) for label in sort_naturally(labels)}
+    num_labels = Counter(stripped.values())
+    if equal := [label for label in stripped if num_labels[stripped[label]] > 1]:
+        raise DataError(f"The class folders {' and '.join(map(repr, equal))} differ only in spaces at an end. Merge "
+                        "them if they are the same class, or rename one.")
     if setting:
         names = _configured_names(labels, parse_class_names(setting))
         return names, _detection(names, "data.class_names")
@@ -39,7 +47,7 @@ def find_class_names(
         for path, mapping in maps:
             if (names := _names(labels, mapping)) and not all(map(str.isdecimal, names.values())):  # counts
                 return names, _detection(names, f"{path} has a name for each label")
-    return _names(labels, {label: label for label in labels}), _detection(labels, "labels")
+    return stripped, _detection(labels, "labels")
 
 
 def _detection(classes: Collection[str], evidence: str) -> Detection:
@@ -57,8 +65,39 @@ def _configured_names(labels: Collection[str], names: Mapping[str, str]) -> dict
 
 
 def _names(labels: Collection[str], mapping: Mapping[str, str]) -> dict[str, str]:
-    names = {label: mapping.get(label, "").strip() for label in sort_naturally(labels)}
+    names = {label: class_name(mapping.get(label, "")) for label in sort_naturally(labels)}
     return names if all(names.values()) and len(set(names.values())) == len(names) else {}
+
+
+def check_names(names: Collection[str]) -> Iterator[Finding]:
+    """Yield the classes that may be the same one, and those that may be several labels of one image."""
+    names_by_key = defaultdict(list)
+    for name in sort_naturally(names):
+        names_by_key[number_key(name)].append(name)
+    for key, same in names_by_key.items():
+        if len(same) > 1 and key.isdecimal():
+            yield Finding("ambiguous_class", same[0], (
+                f"The classes {format_labels(same)} are the same number. Merge them if they are the same class, or "
+                "name them with data.class_names."))
+        elif len(same) > 1:
+            yield Finding("similar_classes", same[0], (
+                f"The classes {format_labels(same)} differ only in upper and lower case or punctuation. Merge them if "
+                "they are the same class."))
+    if combined := _combined(names):
+        yield Finding("combined_classes", combined[0], (
+            f"{format_count(len(combined), 'class', 'classes')}, such as {combined[0]!r}, may be several labels of one "
+            "image, which is not supported. If so, keep one label per image."))
+
+
+def _combined(names: Collection[str]) -> list[str]:
+    """Return the classes that consist of other classes, and of words next to several of them: van new, car new."""
+    words = {name: set(LABEL_SEPARATOR.split(name)) for name in sort_naturally(names)}
+    candidates = [name for name in words if len(words[name]) > 1 and not words[name].isdisjoint(words)]
+    partners: dict[str, set[str]] = defaultdict(set)
+    for name in candidates:
+        for word in words[name]:
+            partners[word] |= words[name] & words.keys()
+    return [name for name in candidates if all(word in words or len(partners[word]) > 1 for word in words[name])]
 
 
 def read_maps(json_files: Mapping[str, object], tables: Sequence[Table]) -> list[NameMap]:

@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 
 import pandas as pd
 
 from carclf.dataset.detection.files import Files
 from carclf.dataset.detection.tables import MAX_BYTES, Table
+from carclf.errors import DataError
 
 FILE_COLUMN, LABEL_COLUMN = "file_name", "category_id"
 
@@ -22,14 +22,17 @@ class Coco:
     file_names: dict[str, str]
 
 
-def read_json_files(files: Files) -> dict[str, object]:
-    """Return the content of each JSON file that is valid and not too large."""
-    contents = {}
+def read_json_files(files: Files) -> tuple[dict[str, object], dict[str, DataError]]:
+    """Return the content of each JSON file that is valid and not too large, and the errors of the others by path."""
+    contents, errors = {}, {}
     for path in files.json:
-        if (files.root / path).stat().st_size <= MAX_BYTES:
-            with suppress(ValueError, RecursionError):
-                contents[path] = json.loads((files.root / path).read_bytes())
-    return contents
+        try:
+            if (files.root / path).stat().st_size > MAX_BYTES:
+                raise ValueError(f"it has more than {MAX_BYTES >> 20} MB")
+            contents[path] = json.loads((files.root / path).read_bytes())
+        except (ValueError, RecursionError) as error:
+            errors[path] = DataError(f"{path} cannot be read as JSON: {error}. If it has the labels, replace it.")
+    return contents, errors
 
 
 def read_coco(json_files: Mapping[str, object]) -> Coco:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from carclf.config import Config
 from carclf.dataset.archive_members import is_archive
-from carclf.dataset.detection.class_names import find_class_names, read_maps
+from carclf.dataset.detection.class_names import check_names, find_class_names, read_maps
 from carclf.dataset.detection.coco import Coco, read_coco, read_json_files
 from carclf.dataset.detection.files import Files, list_files, normalized
 from carclf.dataset.detection.groups import find_groups
@@ -22,7 +22,7 @@ from carclf.dataset.detection.subsets import detect_subsets, list_images
 from carclf.dataset.detection.tables import Table, has_pixels, read_tables
 from carclf.dataset.detection.test_set import find_sample_images, find_test_images
 from carclf.dataset.findings import Finding
-from carclf.dataset.listing import Folder, list_source
+from carclf.dataset.listing import Folder, list_source, unreadable_error
 from carclf.errors import DataError
 from carclf.formatting import format_count
 from carclf.natural_order import sort_naturally
@@ -30,7 +30,7 @@ from carclf.natural_order import sort_naturally
 
 @dataclass(frozen=True)
 class _Source:
-    """What is in the folder: its files, images, JSON files, readable tables and the others' errors."""
+    """What is in the folder: its files, images, readable tables and JSON files, and the others' errors."""
 
     files: Files
     images: pd.DataFrame
@@ -62,7 +62,7 @@ def detect(folder: Path, config: Config, evaluation_metric: str = "") -> Layout:
     detections += [labels.detection, named, grouped, metric, _describe_submission(submission)]
     train = train.assign(label=labels.values.map(names).fillna(""), source=labels.sources, group=groups)
     images = _assemble(source, train, test_ids, names)
-    findings = (*labels.findings, *_find_problems(source, images))
+    findings = (*labels.findings, *_find_guesses(labels), *check_names(names.values()), *_find_problems(source, images))
     detections = [*detect_subsets(source.images), *detections]
     sample_ids = tuple(sample.rows.iloc[:, 0]) if sample else ()
     return Layout(images, tuple(sort_naturally(names.values())), metric.result, submission, tuple(detections),
@@ -73,7 +73,10 @@ def detect_in_place(folder: Folder, config: Config) -> Layout | None:
     """Return the layout of a source that is a folder, with the errors of a run; None if it has archives to extract."""
     if any(is_archive(entry.path) for entry in list_source(folder).entries):
         return None
-    return detect(folder.folder, config)
+    try:
+        return detect(folder.folder, config)
+    except PermissionError as error:
+        raise unreadable_error(error, folder.name) from error
 
 
 def _read_source(folder: Path, config: Config) -> _Source:
@@ -84,8 +87,8 @@ def _read_source(folder: Path, config: Config) -> _Source:
     if images.empty:
         names = [*files.tables, *files.json, *files.others, *files.ignored]
         raise DataError(describe_no_images(names, has_pixels=any(map(has_pixels, tables))))
-    json = read_json_files(files)
-    return _Source(files, images[images["role"] != "other"], tables, errors, json, read_coco(json))
+    json, json_errors = read_json_files(files)
+    return _Source(files, images[images["role"] != "other"], tables, errors | json_errors, json, read_coco(json))
 
 
 def _find_sample_images(
@@ -172,6 +175,17 @@ def _find_problems(source: _Source, images: pd.DataFrame) -> list[Finding]:
             f"{format_count(len(misplaced), 'image of the extra data is', 'images of the extra data are')} not in the "
             f"folder of a class (first: {misplaced.iloc[0]}). Move each into the folder of its class, or remove it.")))
     return findings + find_other_formats([*source.files.others, *source.files.ignored])
+
+
+def _find_guesses(labels: Labels) -> list[Finding]:
+    tables = [joined.table for joined in labels.joined if joined.table.guessed_encoding]
+    return [Finding("guessed_encoding", table.path, (
+        f"The table is not UTF-8. It was read as {table.guessed_encoding}, which is a guess: {_first_word(table)!r}. "
+        "If that is wrong, save the table as UTF-8.")) for table in tables]
+
+
+def _first_word(table: Table) -> str:
+    return next(str(cell) for cell in [*table.rows.columns, *table.rows.to_numpy().flat] if not cell.isascii())
 
 
 def _describe_submission(submission: SubmissionFormat | None) -> Detection:

@@ -162,8 +162,11 @@ def image_stem(name: str) -> str:
 
 
 def normalized(path: str) -> str:
-    """Return a path in the form in which paths and ids are compared: slashes, and names as they are stored."""
-    path = path.replace("\\", "/").removeprefix("./").strip("/")
+    """Return a path in the form in which paths and ids are compared: slashes, and names as they are stored.
+
+    Spaces around it are left out.
+    """
+    path = path.strip().replace("\\", "/").removeprefix("./").strip("/")
     is_plain = path.isascii() and path.isprintable() and len(path) <= MAX_NAME_BYTES
     return path if is_plain else "/".join(map(stored_name, path.split("/")))
 

@@ -1,6 +1,7 @@
 """Which file an id names: by path, name, stem, number, or with a common suffix; one form for a whole column."""
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,8 +11,10 @@ import pandas as pd
 
 from carclf.config.settings import Data
 from carclf.dataset.detection.files import image_stem, normalized
+from carclf.dataset.detection.result import class_name
 from carclf.dataset.detection.tables import Table
 from carclf.dataset.layout import match_ids
+from carclf.formatting import format_count
 
 NUM_SAMPLED = 200  # rows of a column that are tried first
 MIN_FRACTION = 0.5  # of a column's ids that are images, or it is not the column of the ids
@@ -38,13 +41,31 @@ class Match:
         return not self.missing and not self.ambiguous and self.num_images == len(self.rows)
 
 
+@dataclass(frozen=True)
+class _Lookup:
+    """The row labels of the images by key, and the keys that several images have."""
+
+    rows: dict[str, int]
+    repeated: set[str]
+
+    @cached_property
+    def by_lower_case(self) -> dict[str, str]:
+        """The keys by their lower case, without those that differ only in case."""
+        folded = list(map(str.casefold, self.rows))
+        keys = dict(zip(folded, self.rows, strict=True))
+        if len(keys) == len(folded):
+            return keys
+        counts = Counter(folded)
+        return {name: key for name, key in keys.items() if counts[name] == 1}
+
+
 class ImageNames:
     """The names of images, prepared for finding those of ids."""
 
     def __init__(self, images: pd.DataFrame) -> None:
         self._paths: list[tuple[str, int]] = list(
             zip(map(normalized, images["path"]), images.index.tolist(), strict=True))
-        self._lookups: dict[tuple[str, int], tuple[dict[str, int], set[str]]] = {}
+        self._lookups: dict[tuple[str, int], _Lookup] = {}
         self._stems: dict[int, list[str]] = {}
 
     def match(self, ids: Sequence[str], form: str = "auto") -> Match:
@@ -69,19 +90,19 @@ class ImageNames:
         rows: dict[str, int] = {}
         ambiguous = []
         for depth in {path.count("/") for path in paths.values()}:
-            lookup, repeated = self._lookup(kind, depth)
+            lookup = self._lookup(kind, depth)
             level = {image_id: _wrap(path, pattern) for image_id, path in paths.items() if path.count("/") == depth}
             for image_id, key in _look_up(level, lookup, kind).items():
-                if key in repeated:
+                if key in lookup.repeated:
                     ambiguous.append(image_id)
                 else:
-                    rows[image_id] = lookup[key]
+                    rows[image_id] = lookup.rows[key]
         has_paths = any("/" in path for path in paths.values())
         missing = tuple(image_id for image_id in paths if image_id not in rows)
         return Match(pattern if is_pattern else f"{'path, ' * has_paths}{form}", rows, missing, tuple(ambiguous))
 
-    def _lookup(self, kind: str, depth: int) -> tuple[dict[str, int], set[str]]:
-        """Return the row labels by the last parts of the paths, and the parts that several images have."""
+    def _lookup(self, kind: str, depth: int) -> _Lookup:
+        """Return the row labels by the last parts of the paths."""
         if (kind, depth) not in self._lookups:
             lookup: dict[str, int] = {}
             repeated = set()
@@ -89,7 +110,7 @@ class ImageNames:
                 key = _key("/".join(path.split("/")[-depth - 1:]), kind)
                 if key and lookup.setdefault(key, row) != row:
                     repeated.add(key)
-            self._lookups[kind, depth] = lookup, repeated
+            self._lookups[kind, depth] = _Lookup(lookup, repeated)
         return self._lookups[kind, depth]
 
     def _find_suffix(self, paths: Sequence[str]) -> str:
@@ -97,7 +118,7 @@ class ImageNames:
         sampled = sorted(paths)[:: max(1, len(paths) // NUM_WITH_SUFFIX)]
         depth = sampled[0].count("/") if sampled else 0
         if depth not in self._stems:
-            self._stems[depth] = sorted(self._lookup("stem", depth)[0])
+            self._stems[depth] = sorted(self._lookup("stem", depth).rows)
         stems = [*self._stems[depth], ""]
         following = [(path, stems[bisect_left(self._stems[depth], path)]) for path in sampled]
         suffixes = {stem[len(path):] if stem.startswith(path) else "" for path, stem in following}
@@ -120,14 +141,24 @@ def _key(path: str, kind: str) -> str:
     return stem
 
 
-def _look_up(paths: dict[str, str], lookup: dict[str, int], kind: str) -> dict[str, str]:
-    """Return the key of each id that has an image, also if the files' names were decoded with a wrong code page."""
+def _look_up(paths: dict[str, str], lookup: _Lookup, kind: str) -> dict[str, str]:
+    """Return the key of each id that has an image.
+
+    Ids without an image are compared in lower case with the images without an id, and in the code pages that the files'
+    names may have been decoded from.
+    """
     # an id has no extension to be left out, unless it is a name
     keys = {image_id: _key(path, kind) if kind == "name" or path.isdecimal() else path
             for image_id, path in paths.items()}
-    matches = {image_id: key for image_id, key in keys.items() if key in lookup}
+    matches = {image_id: key for image_id, key in keys.items() if key in lookup.rows}
+    if len(matches) == len(keys):
+        return matches
+    named = set(matches.values())
+    matches |= {image_id: name for image_id, key in keys.items() if image_id not in matches
+                and (name := lookup.by_lower_case.get(key.casefold())) and name not in named}
     others = {key: image_id for image_id, key in keys.items() if image_id not in matches and not key.isascii()}
-    return matches | {others[key]: name for key, name in match_ids(list(others), lookup).items()} if others else matches
+    by_code_page = match_ids(list(others), lookup.rows) if others else {}
+    return matches | {others[key]: name for key, name in by_code_page.items()}
 
 
 @dataclass(frozen=True)
@@ -146,7 +177,7 @@ class Joined:
     def values(self, column: str) -> "pd.Series[str]":
         """Return a column's values by row label of the images, in their order, once for each row of the table."""
         rows = self.table.rows[self.id_column].map(self.match.rows)
-        values = pd.Series(self.table.rows[column].str.strip().to_numpy(), index=rows, dtype="object")
+        values = pd.Series(self.table.rows[column].map(class_name).to_numpy(), index=rows, dtype="object")
         values = values[values.index.notna()]
         values.index = values.index.astype(int)
         return values.sort_index()
@@ -159,6 +190,20 @@ class Joined:
 def first_of_each(values: "pd.Series[str]") -> "pd.Series[str]":
     """Return the first value of each row label."""
     return values[~values.index.duplicated()]
+
+
+def describe_unmatched(table: Table, images: pd.DataFrame, config: Data) -> str:
+    """Return why ``join`` returns None for a table: the ids in its best column that no image has."""
+    names = ImageNames(images)
+    columns = [table.column(config.id_column, "data.id_column")] if config.id_column else list(table.rows.columns)
+    matches = {column: names.match(sorted(table.rows[column].unique()), config.id_form) for column in columns}
+    column = max(matches, key=lambda column: matches[column].num_images)
+    match = matches[column]
+    if not match.rows or not match.missing:
+        return (f"{table.path} has no column with ids of the images (first row: "
+                f"{', '.join(table.rows.iloc[0])[:100]!r}; first image: {images['path'].iloc[0]!r}).")
+    return (f"{table.path}: only {len(match.rows)} of {format_count(len(match.rows) + len(match.missing), 'id')} in "
+            f"{column} name images (not {', '.join(map(repr, match.missing[:3]))}, compared by {match.form}).")
 
 
 def join(table: Table, names: ImageNames, config: Data) -> Joined | None:

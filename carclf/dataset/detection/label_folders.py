@@ -10,6 +10,7 @@ from carclf.errors import ConfigError, DataError
 
 MIN_CLASS_FRACTION = 0.9  # of the training images that are directly in a class folder
 MAX_PREFIXES = 200
+_OTHER_TABLES = (".mat", ".xlsx", ".xls", ".ods", ".parquet", ".feather", ".jsonl")
 
 
 def training_images(images: pd.DataFrame) -> pd.DataFrame:
@@ -48,7 +49,8 @@ def read_prefixes(images: pd.DataFrame) -> "pd.Series[str] | None":
     There must be 2 to 200 prefixes, each of at least two training images. Validation and test images have labels if
     one of their prefixes is a class.
     """
-    prefixes = images["path"].str.split("/").str[-1].str.extract(r"^([^._-]+)[._-].*[._-]", expand=False)
+    names = images["path"].str.split("/").str[-1].str.normalize("NFC")
+    prefixes = names.str.extract(r"^([^._-]+)[._-].*[._-]", expand=False)
     train = prefixes[training_images(images).index]
     sizes = train.value_counts()
     if train.isna().any() or not 1 < len(sizes) <= MAX_PREFIXES or sizes.min() <= 1 or all(map(role_of, sizes.index)):
@@ -78,20 +80,25 @@ def require_single_root(images: pd.DataFrame) -> None:
                           "data.train_folder to one of them.")
 
 
-def describe_no_labels(images: pd.DataFrame, others: Collection[str]) -> str:
-    """Return the message for images without labels, with the folders and label files that exist."""
+def describe_no_labels(images: pd.DataFrame, others: Collection[str], reasons: str) -> str:
+    """Return the message for images without labels, with the folders and label files that exist.
+
+    ``reasons`` are sentences about the tables without labels, with a space before each.
+    """
     train = training_images(images)
-    if any(path.lower().endswith(".mat") for path in others):
-        return ("The labels are only in MATLAB files (.mat), which are not supported. Convert them to a table with a "
-                "column of file names and one of classes, and set data.label_table to it.")
+    if unread := [path for path in others if path.lower().endswith(_OTHER_TABLES)]:
+        return (f"The labels may be in {unread[0]}, a file of a type that is not supported. Convert it to a CSV table "
+                "with a column of file names and one of classes, and set data.label_table to it.")
     is_deeper = train["subfolder"].str.contains("/")
     if is_deeper.any():
         return (f"There are no labels: images must be directly in class folders, but {is_deeper.sum()} of {len(train)} "
-                f"are deeper (first: {train.loc[is_deeper, 'path'].iloc[0]}). Move them up, set data.train_folder to "
-                "the folder with the class folders, or add a table with the labels and set data.label_table.")
+                f"are deeper (first: {train.loc[is_deeper, 'path'].iloc[0]}).{reasons} Move them up, set "
+                "data.train_folder to the folder with the class folders, or add a table with the labels and set "
+                "data.label_table.")
     if len(folders := set(train["folder"])) == 1:
-        return (f"There are no labels: all training images ({len(train)}) are in one folder, {folders.pop() or '.'!r}. "
-                "Add a folder of images for each class, or a table with the labels, and set data.label_table.")
+        folder = folders.pop() or "the top folder"
+        return (f"There are no labels: all training images ({len(train)}) are in one folder ({folder}).{reasons} Add a "
+                "folder of images for each class, or a table with the labels, and set data.label_table.")
     return (f"There are no labels that data.label_source allows: class folders, a table with an id and at least two "
-            f"classes for the training images ({len(train)}), or common prefixes of their names. Add a table and set "
-            "data.label_table, or move the images into class folders.")
+            f"classes for the training images ({len(train)}), or common prefixes of their names.{reasons} Add a table "
+            "and set data.label_table, or move the images into class folders.")

@@ -8,17 +8,16 @@ import pandas as pd
 
 from carclf.config.settings import Data
 from carclf.dataset.detection.groups import is_group_column
-from carclf.dataset.detection.ids import ImageNames, Joined, first_of_each, join
+from carclf.dataset.detection.ids import ImageNames, Joined, describe_unmatched, first_of_each, join
 from carclf.dataset.detection.result import class_key
 from carclf.dataset.detection.subsets import SOURCES, role_of
-from carclf.dataset.detection.tables import Table
+from carclf.dataset.detection.tables import LABEL_SEPARATOR, Table
 from carclf.errors import ConfigError, DataError
 from carclf.formatting import format_count
 
 # Columns with these names are preferred to others with as good values.
 _LABEL_NAMES = {"label", "labels", "class", "classes", "classname", "category", "categoryid", "target"}
 _ONE_HOT = {"0", "1", "0.0", "1.0"}
-_SEPARATOR = re.compile(r"[ ,;|]+")  # of the labels in a list
 _NAME_OF_LABELS = re.compile("label|class|categor|attribute|tag|target")
 _NUM_CHECKED = 1000  # values with several words
 
@@ -72,6 +71,22 @@ def join_tables(tables: Sequence[Table], images: pd.DataFrame, config: Data) -> 
         if results:
             joined.append(max(results, key=lambda result: (result.match.is_complete, result.match.num_images)))
     return joined
+
+
+def describe_unlabeled(
+    tables: Sequence[Table], joined: Sequence[Joined], images: pd.DataFrame, config: Data
+) -> list[str]:
+    """Return why each of the tables has no labels of the images."""
+    ids = {table.path: table.id_column for table in joined}
+    return [_describe_columns(table, ids[table.path]) if table.path in ids else
+            describe_unmatched(table, images, config) for table in tables]
+
+
+def _describe_columns(table: Table, id_column: str) -> str:
+    rows = table.rows.drop(columns=id_column)
+    counts = ", ".join(f"{column} has {rows[column].nunique()}" for column in rows.columns[:5]) or "it has only ids"
+    return (f"{table.path} has no column of classes, with 2 to {len(rows) // 2} different values that are not "
+            f"fractions: {counts}.")
 
 
 def read_labels(joined: Joined, targets: Sequence[str], config: Data) -> TableLabels | None:
@@ -145,15 +160,20 @@ def _may_be_label(values: "pd.Series[str]", column: str) -> bool:
 
 
 def _lists(distinct: set[str], column: str) -> list[str]:
-    """Return the values with several words if all are lists: of other values, or of numbers in a column of labels."""
-    if not _SEPARATOR.search("\n".join(distinct)):
+    """Return the values with several words if all are lists: of other values, or of numbers in a column of labels.
+
+    A bar next to another value separates labels in any case.
+    """
+    if not LABEL_SEPARATOR.search("\n".join(distinct)):
         return []
-    singles = {value for value in distinct if not _SEPARATOR.search(value)}
+    singles = {value for value in distinct if not LABEL_SEPARATOR.search(value)}
     lists = sorted(distinct - singles)[:_NUM_CHECKED]
     may_have_numbers = _NAME_OF_LABELS.search(column.lower())
-    parts = [set(_SEPARATOR.split(value)) for value in lists]
+    parts = [set(LABEL_SEPARATOR.split(value)) for value in lists]
     are_lists = all(names <= singles or (may_have_numbers and all(map(str.isdecimal, names))) for names in parts)
-    return lists if are_lists else []
+    if are_lists:
+        return lists
+    return [value for value in lists if "|" in value and not singles.isdisjoint(value.split("|"))]
 
 
 def _only(table: Table, columns: Sequence[str]) -> str:

@@ -1,6 +1,5 @@
 """The labels of the images: from class folders, tables, COCO JSON or file names, whichever the evidence supports."""
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -8,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import pandas as pd
 
 from carclf.config.settings import Data
-from carclf.dataset.detection.ids import Joined, first_of_each
+from carclf.dataset.detection.ids import Joined, describe_unmatched, first_of_each
 from carclf.dataset.detection.label_folders import (
     describe_no_labels,
     read_class_folders,
@@ -20,10 +19,11 @@ from carclf.dataset.detection.label_tables import (
     TableLabels,
     are_same_classes,
     combine,
+    describe_unlabeled,
     join_tables,
     read_labels,
 )
-from carclf.dataset.detection.result import Detection, class_key
+from carclf.dataset.detection.result import Detection, class_key, class_name, number_key
 from carclf.dataset.detection.subsets import SOURCES
 from carclf.dataset.detection.tables import Table
 from carclf.dataset.findings import Finding, describe_missing_images, format_labels
@@ -31,6 +31,7 @@ from carclf.dataset.layout import match_ids
 from carclf.errors import ConfigError, DataError
 from carclf.formatting import format_count
 
+MAX_REASONS = 3  # of tables without labels, in one message
 MIN_COMMON = 0.5  # fraction of the class folders that are classes of the table
 
 
@@ -77,7 +78,7 @@ def find_labels(evidence: Evidence) -> Labels:
     elif tables:
         labels = _from_tables(evidence, tables)
     else:
-        labels = _from_prefixes(evidence)
+        labels = _from_prefixes(evidence, joined)
     return replace(labels, joined=joined, findings=[*findings, *labels.findings])
 
 
@@ -89,9 +90,10 @@ def _select_tables(evidence: Evidence) -> Sequence[Table]:
                 or table.path.endswith(".json") == (setting == "json")]
     if tables := [table for table in evidence.tables if path in (table.path, table.path.rpartition("/")[2])]:
         return tables[:1]
+    paths = ", ".join(table.path for table in evidence.tables)
     raise evidence.errors.get(path) or ConfigError(
-        f"data.label_table is {path!r}, which is not a table of the source. Its tables are "
-        f"{', '.join(table.path for table in evidence.tables) or 'none'}.")
+        f"data.label_table is {path!r}, which is not a table of the source. "
+        f"{f'Its tables are {paths}.' if paths else 'It has no table that can be read.'}")
 
 
 def _read_tables(
@@ -99,8 +101,10 @@ def _read_tables(
 ) -> tuple[list[TableLabels], list[Finding]]:
     """Return the tables with labels, and the problems of tables that class folders make harmless."""
     if evidence.config.label_table and not joined:
-        raise ConfigError(f"data.label_table is {evidence.config.label_table}, but less than half of its ids name "
-                          f"images (such as {evidence.images['path'].iloc[0]}). Set data.id_column or data.id_form.")
+        problem = describe_unmatched(evidence.tables[0], evidence.images, evidence.config)
+        form = evidence.config.id_form
+        advice = "set data.id_column or data.id_form" if form == "auto" else f"change data.id_form, which is {form}"
+        raise ConfigError(f"data.label_table: {problem} Correct its ids, or {advice}.")
     candidates: list[TableLabels] = []
     findings = [Finding("invalid_label_table", path, f"{error} It is not used.")
                 for path, error in evidence.errors.items()]
@@ -115,9 +119,8 @@ def _read_tables(
             candidates += [labels] if labels and (len(labels.values) or table.match.ambiguous) else []
     unmatched = {table.path: table for table in evidence.tables if has_folders and table.role in ("train", "val")}
     for path in sorted(unmatched.keys() - {table.path for table in joined}):
-        findings.append(Finding("unmatched_label_table", path, (
-            f"No column has ids of the training images (first row: {', '.join(unmatched[path].rows.iloc[0])[:100]!r}). "
-            "The table is not used.")))
+        problem = describe_unmatched(unmatched[path], evidence.images, evidence.config)
+        findings.append(Finding("unmatched_label_table", path, f"{problem} The table is not used."))
     return combine(candidates), findings
 
 
@@ -126,13 +129,13 @@ def _sources(images: pd.DataFrame, labels: "pd.Series[str]") -> "pd.Series[str]"
     return sources
 
 
-def _from_prefixes(evidence: Evidence) -> Labels:
+def _from_prefixes(evidence: Evidence, joined: Sequence[Joined]) -> Labels:
     setting = evidence.config.label_source
     prefixes = read_prefixes(evidence.images) if setting in ("auto", "file_names") else None
     if prefixes is None:
-        if evidence.errors:
-            raise next(iter(evidence.errors.values()))
-        problem = describe_no_labels(evidence.images, evidence.others)
+        reasons = describe_unlabeled(evidence.tables, joined, evidence.images, evidence.config)
+        text = "".join(f" {reason}" for reason in [*evidence.errors.values(), *reasons][:MAX_REASONS])
+        problem = describe_no_labels(evidence.images, evidence.others, text)
         raise DataError(problem) if setting == "auto" else ConfigError(f"data.label_source is {setting}. {problem}")
     num_prefixes = format_count(prefixes.nunique(), "prefix", "prefixes")
     text = f"{num_prefixes} of names, such as {prefixes.min()}; nothing else has labels"
@@ -225,18 +228,13 @@ def _match_classes(names: set[str], classes: set[str]) -> dict[str, str]:
 
     Names are compared as they are, in the archive's code page, without punctuation, and as numbers.
     """
-    for key in (class_key, _number_key):
+    for key in (class_key, number_key):
         by_key = {key(name): name for name in sorted(classes, reverse=True)}
         matches = {name: by_key[key(name)] for name in names if key(name) in by_key}
         matches |= {folder: name for name, folder in match_ids(sorted(classes), names).items()}
         if names and len(set(matches.values())) >= MIN_COMMON * len(names):
             return matches
     return {}
-
-
-def _number_key(name: str) -> str:
-    """Return a class without leading zeros if it is a number."""
-    return (name.lstrip("0") or "0") if re.fullmatch("[0-9]+", name) else class_key(name)
 
 
 def _compare(
@@ -248,7 +246,7 @@ def _compare(
     differs = both[labels[both] != values[both]]
     findings = [Finding("label_mismatch", path, f"{tables[0].joined.path} has another class. The folder's class is "
                         "used.") for path in images.loc[differs, "path"]]
-    expected = set(values).union(*(table.joined.table.rows[table.column].str.strip() for table in tables
+    expected = set(values).union(*(table.joined.table.rows[table.column].map(class_name) for table in tables
                                    if table.column in table.joined.table.rows)) - {""}
     findings += _compare_classes(images, folders, labels, expected)
     for table in tables:
@@ -262,8 +260,8 @@ def _compare_classes(
     """Return the folders that are the same class, those that are no class of the table, and classes without images."""
     folders_by_key: dict[str, list[str]] = {}
     for name in sorted(set(folders) - {""}):
-        folders_by_key.setdefault(_number_key(name), []).append(name)
-    num_expected = Counter(map(_number_key, expected))
+        folders_by_key.setdefault(number_key(name), []).append(name)
+    num_expected = Counter(map(number_key, expected))
     ambiguous = [names for key, names in sorted(folders_by_key.items()) if len(names) > max(1, num_expected[key])]
     findings = [Finding("ambiguous_class", names[0], (
         f"The folders {', '.join(names)} are the same class of the table. Merge them if they are the same class, or "

@@ -57,6 +57,8 @@ def describe_no_images(names: Iterable[str], *, has_pixels: bool = False) -> str
     if has_pixels:
         return f"There are no images: the pixels are in the columns of a table, which is not supported. {_EXPECTED}"
     names = list(names)
+    if not names:
+        return f"There are no images and no other files. {_EXPECTED}"
     return f"There are no images, only {_count(names, _REASONS) or format_count(len(names), 'other file')}. {_EXPECTED}"
 
 

@@ -1,6 +1,7 @@
 """The detected layout of a dataset: what each image is, the classes, and the form of a submission."""
 
 import re
+import unicodedata
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -30,12 +31,23 @@ class Detection:
         return f"{self.question}: {self.result} ({self.evidence})"
 
 
+def class_name(text: str) -> str:
+    """Return the name of a class as it is stored: composed characters (NFC), without spaces around it."""
+    return unicodedata.normalize("NFC", text.strip())
+
+
 def class_key(name: str) -> str:
     """Return the form in which the names of classes are compared: C/V Cargo, C-V Cargo and c_v_cargo are equal.
 
     Numbers stay text: 1 and 01 differ.
     """
+    name = class_name(name)
     return re.sub(r"[\W_]+", "-", name.casefold()).strip("-") or name
+
+
+def number_key(name: str) -> str:
+    """Return a class without leading zeros if it is a number, else its ``class_key``."""
+    return (name.lstrip("0") or "0") if re.fullmatch("[0-9]+", name) else class_key(name)
 
 
 @dataclass(frozen=True)

@@ -33,12 +33,13 @@ def list_images(files: Files, config: Data) -> pd.DataFrame:
     - ``path``, ``folder``: in the source
     - ``role``: train, val, test, predict or ""; other if a setting excludes the image
     - ``root``: the folder that has this role, without doubled folders
-    - ``subfolder``: below the root, without doubled folders
+    - ``subfolder``: below the root, without doubled folders, in composed form (NFC)
     """
     roles = find_roles(files, config)
     rows = [(f"{folder}/{name}" if folder else name, folder, *roles[folder])
             for folder, names in files.images.items() for name in names]
     images = pd.DataFrame(rows, columns=["path", "folder", "role", "root", "subfolder"], dtype="object")
+    images["subfolder"] = images["subfolder"].str.normalize("NFC")
     return images.sort_values("path", ignore_index=True)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
+from charset_normalizer import from_bytes
 
 from carclf.dataset.detection.files import Files, image_stem, normalized
 from carclf.dataset.detection.subsets import role_of
@@ -16,17 +17,25 @@ from carclf.errors import ConfigError, DataError
 from carclf.formatting import format_count
 
 SEPARATORS = (",", ";", "\t", "|")
+LABEL_SEPARATOR = re.compile(r"[ ,;|]+")  # of the labels in a list
 MAX_BYTES = 1 << 28
 MIN_PIXEL_COLUMNS = 16
 NUM_SNIFFED = 20  # lines
+# The frequency of characters distinguishes these, but not cp1252 (western languages) from cp1250 and DOS code pages.
+COMMON_CODE_PAGES = ["cp1251", "cp1252", "cp932", "gb18030", "cp949", "cp950"]
+DEFAULT_CODE_PAGE = "cp1252"
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text. Without a header, the columns are called 1, 2, ..."""
+    """A table of text. Without a header, the columns are called 1, 2, ...
+
+    ``guessed_encoding`` is the code page that only the frequency of the characters supports; "" if there is evidence.
+    """
 
     path: str
     rows: pd.DataFrame
+    guessed_encoding: str = ""
 
     @property
     def role(self) -> str:
@@ -49,21 +58,22 @@ def read_tables(files: Files, paths: Collection[str]) -> tuple[list[Table], dict
     tables, errors = [], {}
     for path in files.tables:
         try:
-            tables.append(Table(path, read_table(files.root / path, names)))
+            tables.append(read_table(files.root, path, names))
         except DataError as error:
             errors[path] = error
     return tables, errors
 
 
-def read_table(path: Path, names: Collection[str] = ()) -> pd.DataFrame:
-    """Read a table as text.
+def read_table(root: Path, name: str, names: Collection[str] = ()) -> Table:
+    """Read the table of a path below ``root`` as text.
 
     ``names`` are file names and stems: they decide about the code page, and a first line with one is not a header.
     Raises DataError if the file is not a table, has no rows, or has rows of different lengths.
     """
+    path = root / name
     if path.stat().st_size > MAX_BYTES:
         raise DataError(f"{path.name} has more than {MAX_BYTES >> 20} MB. Remove columns that are not needed.")
-    text = _decode(path.read_bytes(), names)
+    text, guessed_encoding = _decode(path.read_bytes(), names)
     separator = _find_separator(text)
     rows = _read_rows(path.name, text, separator)
     if not rows:
@@ -77,21 +87,26 @@ def read_table(path: Path, names: Collection[str] = ()) -> pd.DataFrame:
         raise DataError(f"{path.name} has no rows. Expected rows below the header {separator.join(columns)!r}.")
     if len(set(columns)) < len(columns):
         raise DataError(f"{path.name} has two columns of the same name: {separator.join(columns)!r}. Rename one.")
-    return pd.DataFrame(rows, columns=columns, dtype="object")
+    return Table(name, pd.DataFrame(rows, columns=columns, dtype="object"), guessed_encoding)
 
 
 def _read_rows(name: str, text: str, separator: str) -> list[list[str]]:
     """Return the rows; pandas' reader would accept rows with too many or too few values."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     rows: list[list[str]] = []
+    first_line = 1  # of the row that is read
     try:
-        for row in filter(None, reader):
+        for row in reader:
+            first_line = reader.line_num + 1
+            if not row:
+                continue
             if rows and len(row) != len(rows[0]):
                 raise DataError(f"{name}: line {reader.line_num}: {format_count(len(row), 'value')}, expected "
                                 f"{len(rows[0])}. Fix the line.")
             rows.append(row)
     except csv.Error as error:
-        raise DataError(f"{name} is not a valid table: line {reader.line_num}: {error}. Fix the line.") from error
+        raise DataError(f"{name} is not a valid table: the row that starts in line {first_line}: {error}. Fix the "
+                        "line.") from error
     return rows
 
 
@@ -101,13 +116,21 @@ def has_pixels(table: Table) -> bool:
                ) >= MIN_PIXEL_COLUMNS
 
 
-def _decode(data: bytes, names: Collection[str]) -> str:
+def _decode(data: bytes, names: Collection[str]) -> tuple[str, str]:
+    """Return the text, and the code page if no name of an image is evidence for it."""
     encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
-        return data.decode(encoding)
+        return data.decode(encoding), ""
     except UnicodeDecodeError:
-        texts = [data.decode(page, "replace") for page in CODE_PAGES]
-        return max(texts, key=lambda text: len(set(re.split(r"[,;\t|\r\n\"/]+", text)) & set(names)))
+        named = {name for name in names if not name.isascii()}
+        texts = {page: data.decode(page, "replace") for page in CODE_PAGES}
+        matches = {page: len(named & set(re.split(r"[,;\t|\r\n\"/]+", text))) for page, text in texts.items()}
+        best = max(matches, key=lambda page: matches[page])
+        if matches[best]:
+            return texts[best], ""
+        guess = from_bytes(data, cp_isolation=COMMON_CODE_PAGES).best()
+        page = guess.encoding if guess else DEFAULT_CODE_PAGE
+        return texts[page], page
 
 
 def _find_separator(text: str) -> str:

@@ -11,7 +11,6 @@ from carclf.demo.gallery.entries import ENTRIES
 from carclf.demo.gallery.entry import Entry, Expected
 from carclf.demo.gallery.files import Files
 from carclf.formatting import format_count
-from carclf.metrics import METRICS
 
 NUM_SHOWN = 3  # folders in a folder, and lines of a table
 MAX_WIDTH = 76
@@ -46,7 +45,8 @@ SOURCES = {"train": "training", "val": "validation", "holdout": "labeled test", 
 def layouts_page() -> str:
     """Return the page as Markdown."""
     overview = ["| section | like | labels | ids | submission | metric | setting |", "|---|---|---|---|---|---|---|"]
-    overview += [f"| [{entry.name}](#{entry.name}) | {entry.like} | {_cells(entry)} |" for entry in ENTRIES.values()]
+    overview += [f"| [{entry.name}](#{entry.name}) | {_code(entry.like)} | {_cells(entry)} |"
+                 for entry in ENTRIES.values()]
     return "\n".join([INTRODUCTION, *overview, "", *map(_section, ENTRIES.values())])
 
 
@@ -58,13 +58,18 @@ def _cells(entry: Entry) -> str:
     ids = FORMS.get(expected.id_form, f"`{expected.id_form}`") if expected.id_form else "none"
     submission = "notebooks only" if entry.notebooks_only else KINDS.get(expected.kind, "none")
     settings = ", ".join(f"`{name}={value}`" for name, value in entry.settings.items())
-    return f"{labels} | {ids} | {submission} | {METRICS[expected.metric].title} | {settings}"
+    return f"{labels} | {ids} | {submission} | `{expected.metric}` | {settings}"
+
+
+def _code(like: str) -> str:
+    """Return a slug in code font, and other text unchanged."""
+    return like if " " in like else f"`{like}`"
 
 
 def _section(entry: Entry) -> str:
     files = entry.render().files
     return "\n".join([
-        f"## {entry.name}", "", f"Like {entry.like}. {entry.particular}", "",
+        f"## {entry.name}", "", f"Has the layout of {_code(entry.like)}. {entry.particular}", "",
         "```", *_tree(files, ""), "```", "", *_tables(files), _result(entry), "", "```", *_commands(entry), "```", ""])
 
 
@@ -83,7 +88,7 @@ def _result(entry: Entry) -> str:
                        for name, number in expected.num_images.items())
     names = ", ".join(f"`{name}`" for name in expected.class_names)
     facts = [f"labels from {LABELS[expected.labels]}", f"classes {names}", counts,
-             f"metric {METRICS[expected.metric].title}"]
+             f"metric `{expected.metric}`"]
     if expected.id_form:
         facts.append(f"ids are {FORMS.get(expected.id_form, f'`{expected.id_form}`')}")
     if expected.num_groups:

@@ -157,12 +157,18 @@ def as_viewer(state: Path, token: str) -> str:
     (["--recipe", "nope"], "'nope'"),
     (["--weights", "/nowhere/w.h5"], "WEIGHTS=/nowhere/w.h5"),
     (["--data", "/nowhere"], "/nowhere"),
+    (["--data", "kaggle://owner/cars"], "make up SOURCE=kaggle://owner/cars"),
+    (["--truth", "/nowhere.csv"], "TRUTH=/nowhere.csv"),
+    (["--data", "{folder}/cars.zip"], "cars.zip is not a complete zip file"),
     (["--holdout", "2"], "holdout 2.0"),
+    (["--holdout", "x"], "HOLDOUT=x"),
 ])
 def test_an_invalid_option_is_reported_in_one_line_before_airflow_starts(
     tmp_path: Path, arguments: list[str], expected: str
 ) -> None:
-    process = start(tmp_path, *arguments, stderr=subprocess.PIPE)
+    (tmp_path / "cars.zip").write_bytes(b"PK")
+    arguments = [argument.replace("{folder}", str(tmp_path)) for argument in arguments]
+    process = start(tmp_path / "local", *arguments, stderr=subprocess.PIPE)
     output, errors = process.communicate()
     assert process.returncode in (65, 78)
     assert "Starting Airflow" not in output

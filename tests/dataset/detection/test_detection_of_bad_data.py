@@ -67,6 +67,41 @@ def test_two_spellings_of_a_class_of_the_table_are_ambiguous(layout_of: Any) -> 
     assert kinds(layout) == ["label_mismatch", "ambiguous_class"]
 
 
+@pytest.mark.parametrize(
+    ("names", "classes", "expected"),
+    [
+        (["Škoda", unicodedata.normalize("NFD", "Škoda"), "x"], ("x", "Škoda"), []),
+        (["Circle", "circle", "x"], ("Circle", "circle", "x"), ["similar_classes"]),
+        (["1", "01", "2"], ("01", "1", "2"), ["ambiguous_class"]),
+        (["van", "car", "van scratch", "car scratch"], (), ["combined_classes"]),
+        (["sedan", "old sedan", "Lada", "Lada Priora"], (), []),
+    ],
+)
+@pytest.mark.parametrize("has_table", [False, True])
+def test_spellings_of_a_class_are_reported(
+    layout_of: Any, names: list[str], classes: tuple[str, ...], expected: list[str], has_table: bool
+) -> None:
+    rows = list(enumerate(2 * names))
+    table = "id,kind\n" + "".join(f"{number}.jpg,{name}\n" for number, name in rows)
+    layout = layout_of(
+        [f"{'images' if has_table else name}/{number}.jpg" for number, name in rows],
+        {"labels.csv": table} if has_table else None,
+    )
+    assert kinds(layout) == expected and layout.class_names == (classes or layout.class_names)
+
+
+def test_class_folders_that_differ_in_spaces_are_an_error(layout_of: Any) -> None:
+    with pytest.raises(DataError, match="'circle' and 'circle '"):
+        layout_of(["circle/0.jpg", "circle /1.jpg", "square/2.jpg"])
+
+
+@pytest.mark.parametrize("label", ["van|scratch", "scratch|van"])
+def test_a_bar_separates_labels(layout_of: Any, label: str) -> None:
+    table = "id,label\n" + "".join(f"{n},{['van', 'car', label][n % 3]}\n" for n in range(9))
+    with pytest.raises(DataError, match="van"):
+        layout_of([f"images/{n}.jpg" for n in range(9)], {"labels.csv": table.encode()})
+
+
 def test_stray_hidden_and_junk_files_are_ignored(layout_of: Any) -> None:
     images = [
         *IMAGES,
@@ -109,6 +144,53 @@ def test_tables_in_any_encoding_with_any_separator(layout_of: Any, encoding: str
     layout = layout_of([f"images/{key}" for key in train], {"labels.csv": table.encode(encoding)})
     assert layout.class_names == ("a", "NA")
     assert layout.images.loc[layout.images["path"] == f"images/{name} 1.jpg", "label"].item() == "NA"
+
+
+@pytest.mark.parametrize(
+    ("words", "encoding"),
+    [
+        (["Käfer", "Citroën", "Golf"], "cp1252"),
+        (["Лада", "Нива", "Волга"], "cp1251"),
+        (["红旗", "比亚迪", "吉利"], "gb18030"),
+    ],
+)
+def test_an_encoding_without_evidence_is_a_warning(layout_of: Any, words: list[str], encoding: str) -> None:
+    table = "id;label\n" + "".join(f"im{n:04d};{words[n % 3]}\n" for n in range(120))
+    layout = layout_of([f"images/im{n:04d}.jpg" for n in range(120)], {"labels.csv": table.encode(encoding)})
+    assert set(layout.class_names) == set(words) and kinds(layout) == ["guessed_encoding"]
+    assert encoding in layout.findings[0].message
+
+
+@pytest.mark.parametrize("row", ["IM{}.JPG,{}", " im{} ,{}", "Images/Im{}.jpg,{}"])
+def test_case_and_spaces_of_ids_make_no_difference(layout_of: Any, row: str) -> None:
+    table = "id,label\n" + "".join(row.format(n, "xy"[n % 2]) + "\n" for n in range(8))
+    layout = layout_of([f"images/im{n}.jpg" for n in range(8)], {"labels.csv": table})
+    assert layout.images["label"].tolist() == ["x", "y"] * 4
+
+
+def test_ids_that_differ_in_case_stay_distinct(layout_of: Any) -> None:
+    table = "id,label\n" + "".join(f"{name},{label}\n" for name, label in zip("aAbBcC", "xyxyxy", strict=True))
+    layout = layout_of([f"images/{name}.jpg" for name in "aAbBcC"], {"labels.csv": table})
+    assert layout.images.set_index("path")["label"].to_dict()["images/A.jpg"] == "y"
+    with pytest.raises(DataError, match=r"data\.max_missing"):
+        layout_of([], {"labels.csv": table + "D,x\nd,y\n"})
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("labels.csv", "id,label\n" + "".join(f"im{n},{n % 2}\n" for n in range(50, 90)) + "im1,1\n", "im50"),
+        ("labels.csv", "id,label\n" + "".join(f"im{n},x\n" for n in range(9)), "label has 1"),
+        ("labels.csv", "id,label\n" + "".join(f"im{n},{n}.5\n" for n in range(9)), "label has 9"),
+        ("labels.csv", 'id,label\nim1,x\nim2,"x\nim3,y\n', "line 3"),
+        ("ann.json", '{"images": [', "read as JSON"),
+        ("labels.xlsx", "PK", "CSV"),
+    ],
+)
+def test_the_message_about_missing_labels_names_the_file(layout_of: Any, name: str, content: str, reason: str) -> None:
+    with pytest.raises(DataError, match=reason) as error:
+        layout_of([f"images/im{n}.jpg" for n in range(9)], {name: content})
+    assert name in str(error.value) and "data.label_table" in str(error.value)
 
 
 @pytest.mark.parametrize("table_form", ["NFC", "NFD"])
@@ -193,8 +275,8 @@ def test_each_question_has_a_detection(layout_of: Any) -> None:
 
 
 def test_numbers_like_ids_stay_text(tmp_path: Path) -> None:
-    path = write_files(tmp_path, [], {"x.csv": "id,label\n007,1.0\nNA,null\n1e5,\n"}) / "x.csv"
-    assert read_table(path).to_dict("list") == {"id": ["007", "NA", "1e5"], "label": ["1.0", "null", ""]}
+    table = read_table(write_files(tmp_path, [], {"x.csv": "id,label\n007,1.0\nNA,null\n1e5,\n"}), "x.csv")
+    assert table.rows.to_dict("list") == {"id": ["007", "NA", "1e5"], "label": ["1.0", "null", ""]}
 
 
 @pytest.mark.parametrize(
