@@ -172,7 +172,7 @@ def test_a_stage_gets_its_input_artifacts_the_options_and_the_run_id(
     assert (result.waiting, result.summary, result.metrics) == (True, "not yet", {"value": 1})
     [call] = calls
     assert call.input(Evaluation, "evaluate") == evaluation
-    assert (call.options.approved_by, call.run_id, call.context) == ("Ada", "r", run.context)
+    assert (call.options.promotion.approved_by, call.run_id, call.context) == ("Ada", "r", run.context)
 
 
 def test_an_artifact_missing_from_the_store_raises_data_error(store: Store) -> None:
