@@ -109,7 +109,7 @@ def test_two_classes_that_are_copies_of_each_other_are_rejected(folder: Path) ->
     for path in (folder / "train" / "8").iterdir():
         shutil.copy(path, folder / "train" / "9" / f"copy-{path.name}")
     assert conflicting_clusters(build_index(folder, CONFIG))
-    with pytest.raises(DataError, match=r"Class '8' has 0 .*Class '9' has 0 "):
+    with pytest.raises(DataError, match=r"8 .0., 9 .0."):
         raise_on_errors(check(folder))
 
 

@@ -62,7 +62,9 @@ def detect(folder: Path, config: Config, evaluation_metric: str = "") -> Layout:
     detections += [labels.detection, named, grouped, metric, _describe_submission(submission)]
     train = train.assign(label=labels.values.map(names).fillna(""), source=labels.sources, group=groups)
     images = _assemble(source, train, test_ids, names)
-    findings = (*labels.findings, *_find_guesses(labels), *check_names(names.values()), *_find_problems(source, images))
+    reported = {finding.path for finding in labels.findings if finding.kind == "ambiguous_class"}
+    spellings = [finding for finding in check_names(names.values()) if finding.path not in reported]
+    findings = (*labels.findings, *_find_guesses(labels), *spellings, *_find_problems(source, images))
     detections = [*detect_subsets(source.images), *detections]
     sample_ids = tuple(sample.rows.iloc[:, 0]) if sample else ()
     return Layout(images, tuple(sort_naturally(names.values())), metric.result, submission, tuple(detections),

@@ -151,7 +151,7 @@ def test_a_subset_may_lack_classes_and_write_them_in_another_case(layout_of: Any
 @pytest.mark.parametrize(
     ("images", "files", "words"),
     [
-        ([f"cars_train/{n}.jpg" for n in range(3)], {"car_devkit/cars_meta.mat": b"x"}, "MATLAB"),
+        ([f"cars_train/{n}.jpg" for n in range(3)], {"car_devkit/cars_meta.mat": b"x"}, "cars_meta.mat"),
         ([f"train/{a}/{b}/{a}{b}{n}.jpg" for a in "01" for b in "01" for n in range(2)], {}, r"data\.train_folder"),
         ([f"photos/{n}.jpg" for n in range(3)], {}, r"data\.label_table"),
         (
@@ -301,7 +301,7 @@ def test_a_class_folder_with_a_blank_name_raises_data_error(layout_of: Any) -> N
 
 
 def test_images_in_a_single_folder_have_no_labels(layout_of: Any) -> None:
-    with pytest.raises(DataError, match="in one folder, 'cat'"):
+    with pytest.raises(DataError, match=r"in one folder \(cat\)"):
         layout_of(["cat/a.jpg", "cat/b.jpg"])
 
 
