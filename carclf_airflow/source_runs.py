@@ -8,7 +8,6 @@ from airflow.settings import TIMEZONE
 
 from carclf_airflow.assets import SOURCE
 from carclf_airflow.deployment import deployment_schedule, watches_source
-from carclf_airflow.source_watch import ACKNOWLEDGED, ANNOUNCEMENT, WatchState
 from carclf_airflow.stage_process import run_stage
 
 AUTOMATIC_RUNS = ("scheduled", "asset_triggered")
@@ -26,13 +25,5 @@ def retrain_schedule() -> Any:
 
 def run_download(context: Mapping[str, Any]) -> dict[str, Any]:
     """Run the stage download. A run that nobody started by hand ends with it if nothing is new."""
-    if not context["params"].get("data.source"):  # another source was not announced
-        acknowledge(context["asset_state_store"][SOURCE])
     is_automatic = context["dag_run"].run_type in AUTOMATIC_RUNS
     return run_stage("download", context, *(["--skip-unchanged"] if is_automatic else []))
-
-
-def acknowledge(store: Any) -> None:
-    """Record that this run reads what has been announced so far, even if its download fails."""
-    if token := WatchState.parse({}, store.get(ANNOUNCEMENT)).announcement.token:
-        store.set(ACKNOWLEDGED, token)

@@ -21,7 +21,6 @@ from carclf.temporary import temporary_folder
 from carclf_airflow.ids import RETRAIN_DAG
 from carclf_airflow.oom import set_parent_death_signal
 from carclf_airflow.source_watch import (
-    ACKNOWLEDGED,
     ANNOUNCEMENT,
     SEEN,
     Observation,
@@ -44,7 +43,7 @@ class SourceUnavailableError(Exception):
 
 
 class SourceTrigger(BaseEventTrigger):  # type: ignore[misc]  # Airflow is not type-checked here
-    """Announce the source's contents once they are new, complete and not announced yet."""
+    """Announce the source's contents once they are new and complete."""
 
     def __init__(
         self, poll_seconds: float, quiet_minutes: float, min_new_images: float, min_hours_between_runs: float
@@ -84,8 +83,7 @@ class SourceTrigger(BaseEventTrigger):  # type: ignore[misc]  # Airflow is not t
         was_active = await _has_active_run()
         status = await read_source_status()
         observation = Observation(
-            status["fingerprint"], status["changed"], status["num_new_images"],
-            was_active or await _has_active_run(), str(await self._store.aget(ACKNOWLEDGED, "")),
+            status["fingerprint"], status["changed"], status["num_new_images"], was_active or await _has_active_run(),
         )
         return status if await self._announce_if_due(observation) else None
 
@@ -98,7 +96,7 @@ class SourceTrigger(BaseEventTrigger):  # type: ignore[misc]  # Airflow is not t
         if not is_due(state, observation, rules, now):
             return False
         token = uuid4().hex
-        # Stored before the event: a triggerer that is killed in between loses the event, which is noticed later.
+        # Stored before the event: a triggerer that is killed in between loses the event, which is then repeated.
         await self._write(state, announce(state, token, now))
         await asyncio.sleep(CLAIM_SECONDS)
         current = WatchState.parse({}, await self._store.aget(ANNOUNCEMENT)).announcement

@@ -7,12 +7,11 @@ announced, whether the change was seen or happened while nobody watched.
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-# The keys of the state in the state store of the asset SOURCE. The watcher writes the first two, and the first task of
-# each run the third. They are separate, so that nobody overwrites what another process has written.
+# The keys of the state in the state store of the asset SOURCE. They are separate, so that a triggerer that observes
+# does not overwrite an announcement of another one.
 SEEN = "seen"
 ANNOUNCEMENT = "announcement"
-ACKNOWLEDGED = "acknowledged"
-LOST_SECONDS = 300.0  # without a run, after which an announcement counts as lost
+MIN_SECONDS = 300.0  # between two announcements: Airflow starts a run for the first within seconds
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,6 @@ class WatchRules:
     quiet_seconds: float
     min_new_images: int = 0
     min_seconds_between_runs: float = 0.0
-    lost_seconds: float = LOST_SECONDS
 
 
 @dataclass(frozen=True)
@@ -30,36 +28,27 @@ class Observation:
     """What is known about a source and its runs at one time.
 
     ``changed`` is True if the contents differ from what the last download read. ``num_new_images`` is None if it is
-    unknown. ``has_active_run`` is True while a run is queued or running. ``acknowledged`` is the token of the last
-    announcement that a run has seen.
+    unknown. ``has_active_run`` is True while a run is queued or running.
     """
 
     fingerprint: str
     changed: bool
     num_new_images: int | None
     has_active_run: bool
-    acknowledged: str
 
 
 @dataclass(frozen=True)
 class Seen:
-    """The contents that were observed last, since when (seconds since 1970), and a number that each change increases.
-
-    Contents also count as changed if a download had read them, and the last download now read something else.
-    """
+    """The contents that were observed last, and since when (seconds since 1970)."""
 
     fingerprint: str = ""
-    changed: bool = False
     since: float = 0.0
-    number: int = 0
 
 
 @dataclass(frozen=True)
 class Announcement:
-    """The last announcement: the contents and the number of their change, its time and its token. Empty: none yet."""
+    """The time of the last announcement (seconds since 1970), and its token. Empty: none yet."""
 
-    fingerprint: str = ""
-    number: int = 0
     time: float = 0.0
     token: str = ""
 
@@ -83,35 +72,29 @@ class WatchState:
 
 def observe(state: WatchState, observation: Observation, now: float) -> WatchState:
     """Return the state after an observation. Times in the future, after a corrected clock, become ``now``."""
-    seen = replace(state.seen, since=min(state.seen.since, now))
-    announcement = replace(state.announcement, time=min(state.announcement.time, now))
-    is_unread_again = observation.changed and not seen.changed
-    if observation.fingerprint != seen.fingerprint or is_unread_again:
-        seen = replace(seen, since=now, number=seen.number + 1)
-    return WatchState(replace(seen, fingerprint=observation.fingerprint, changed=observation.changed), announcement)
+    is_same = observation.fingerprint == state.seen.fingerprint
+    seen = Seen(observation.fingerprint, min(state.seen.since, now) if is_same else now)
+    return WatchState(seen, replace(state.announcement, time=min(state.announcement.time, now)))
 
 
 def is_due(state: WatchState, observation: Observation, rules: WatchRules, now: float) -> bool:
     """Return whether to announce the contents now, given the state after ``observe``.
 
     Not while a run is queued or running: its download may read the new contents, and if not, they are announced after
-    it. Contents are announced once, even if their download fails, unless the announcement was lost.
+    it. An announcement that was lost, or whose download failed, is repeated after the minimum time.
     """
-    if not observation.changed or observation.has_active_run or now - state.seen.since < rules.quiet_seconds:
+    if not observation.changed or observation.has_active_run:
         return False
     if observation.num_new_images is not None and observation.num_new_images < rules.min_new_images:
         return False
-    announcement = state.announcement
-    age = now - announcement.time
-    if announcement.token and announcement.token != observation.acknowledged:  # on its way to a run, or lost
-        return age >= rules.lost_seconds
-    is_announced = (announcement.fingerprint == state.seen.fingerprint and announcement.number >= state.seen.number)
-    return not is_announced and age >= rules.min_seconds_between_runs
+    if now - state.announcement.time < max(rules.min_seconds_between_runs, MIN_SECONDS):
+        return False
+    return now - state.seen.since >= rules.quiet_seconds
 
 
 def announce(state: WatchState, token: str, now: float) -> WatchState:
-    """Return the state with an announcement of the contents that were seen last."""
-    return replace(state, announcement=Announcement(state.seen.fingerprint, state.seen.number, now, token))
+    """Return the state with an announcement."""
+    return replace(state, announcement=Announcement(now, token))
 
 
 def _parse(kind: type[Any], value: Any) -> Any:

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carclf_airflow.source_watch import (
+    MIN_SECONDS,
     Observation,
-    Seen,
     WatchRules,
     WatchState,
     announce,
@@ -19,11 +19,12 @@ from carclf_airflow.source_watch import (
 
 POLL = 60.0
 DAY = 86400.0
-RULES = WatchRules(quiet_seconds=1800, min_seconds_between_runs=3600, lost_seconds=300)
+RULES = WatchRules(quiet_seconds=1800, min_seconds_between_runs=3600)
 RUN_SECONDS = 600.0
-# Long enough to announce a batch whose event was lost once, to run, and to be allowed to run again.
-PAUSE = RULES.quiet_seconds + RULES.min_seconds_between_runs + RULES.lost_seconds + RUN_SECONDS + 20 * POLL
-NEW = Observation("b", changed=True, num_new_images=5, has_active_run=False, acknowledged="")
+MIN_SECONDS_BETWEEN = RULES.min_seconds_between_runs
+# Long enough for the quiet period, to repeat a lost announcement, to run, and to be allowed to run again.
+PAUSE = RULES.quiet_seconds + 2 * MIN_SECONDS_BETWEEN + RUN_SECONDS + 20 * POLL
+NEW = Observation("b", changed=True, num_new_images=5, has_active_run=False)
 
 
 def observed(now: float = 0.0, state: WatchState | None = None, **changes: Any) -> tuple[WatchState, Observation]:
@@ -31,13 +32,10 @@ def observed(now: float = 0.0, state: WatchState | None = None, **changes: Any) 
     return observe(state or WatchState(), observation, now), observation
 
 
-def test_a_change_is_announced_once_after_the_quiet_period() -> None:
+def test_a_change_is_announced_after_the_quiet_period() -> None:
     state, observation = observed(now=1e6)
     assert not is_due(state, observation, RULES, 1e6 + 1799)
     assert is_due(state, observation, RULES, 1e6 + 1800)
-    state = announce(state, "token", 1e6 + 1800)
-    later = replace(observation, acknowledged="token")
-    assert not is_due(observe(state, later, 1e9), later, RULES, 1e9)
 
 
 @pytest.mark.parametrize(
@@ -54,45 +52,13 @@ def test_an_unknown_number_of_new_images_is_enough() -> None:
     assert is_due(state, observation, replace(RULES, min_new_images=3), 1e6)
 
 
-def test_runs_have_a_minimum_distance() -> None:
-    state, _ = observed(now=0)
-    state = announce(state, "token", 10_000)
-    state, observation = observed(10_100, state, fingerprint="c", acknowledged="token")
-    assert not is_due(state, observation, RULES, 13_599)
-    assert is_due(state, observation, RULES, 13_600)
-
-
-def test_an_announcement_that_no_run_acknowledges_is_repeated() -> None:
-    state, observation = observed()
-    state = announce(state, "token", 10_000)
-    assert not is_due(state, observation, RULES, 10_299)
-    assert is_due(state, observation, RULES, 10_300)
-
-
-def test_contents_that_return_are_announced_again() -> None:
-    """Their download failed, the source was reset, and then they came back."""
-    state, _ = observed()
-    state = announce(state, "token", 3000)
-    state, _ = observed(4000, state, fingerprint="a", changed=False, acknowledged="token")
-    state, observation = observed(5000, state, acknowledged="token")
-    assert is_due(state, observation, RULES, 1e6)
-
-
-def test_contents_that_are_unread_again_are_announced_again() -> None:
-    """As after a restored backup of the store."""
-    state, _ = observed()
-    state = announce(state, "token", 3000)
-    state, _ = observed(4000, state, changed=False, acknowledged="token")
-    state, observation = observed(5000, state, acknowledged="token")
-    assert is_due(state, observation, RULES, 1e6)
-
-
-def test_a_stale_write_of_another_triggerer_hides_no_change() -> None:
-    state, _ = observed(0)
-    announced = announce(state, "token", 3000)
-    overwritten = replace(announced, seen=Seen("a", False, 0.0, announced.seen.number - 1))
-    state, observation = observed(4000, overwritten, fingerprint="c", acknowledged="token")
-    assert is_due(state, observation, RULES, 1e6)
+@pytest.mark.parametrize(("rule", "seconds"), [(3600, 3600), (0, MIN_SECONDS)])
+def test_announcements_have_a_minimum_distance(rule: float, seconds: float) -> None:
+    """Until then, an announcement may be lost, its run not be created yet, or its download have failed."""
+    rules = replace(RULES, min_seconds_between_runs=rule)
+    state, observation = observed(10_100, announce(observed()[0], "token", 10_000))
+    assert not is_due(state, observation, rules, 10_000 + seconds - 1)
+    assert is_due(state, observation, rules, 10_000 + seconds)
 
 
 def test_times_in_the_future_become_now() -> None:
@@ -128,7 +94,6 @@ class World:
     run_ends: float = 0.0
     events: list[float] = field(default_factory=list)
     runs: list[int] = field(default_factory=list)
-    acknowledged: str = ""
     stored: WatchState = field(default_factory=WatchState)
 
     def wait(self, seconds: float) -> None:
@@ -140,12 +105,11 @@ class World:
                 self._poll()
 
     def _run(self) -> None:
-        """Start one run for all events; it acknowledges, then reads the source."""
+        """Start one run for all events; its download reads the source, or fails."""
         if self.events and self.time >= self.run_ends:
             self.events.clear()
             self.runs.append(self.images)
             self.run_ends = self.time + self.run_seconds
-            self.acknowledged = self.stored.announcement.token
             if not self.download_fails:
                 self.read = self.images
 
@@ -153,7 +117,7 @@ class World:
         """All watchers decide at the same time; the last one that writes its announcement sends the event."""
         now = self.time + self.clock_error
         observation = Observation(str(self.images), self.images != self.read, self.images - self.read,
-                                  self.time < self.run_ends, self.acknowledged)
+                                  self.time < self.run_ends)
         state = observe(self.stored, observation, now)
         for number in range(self.num_watchers):
             self.stored = state
@@ -189,18 +153,34 @@ def test_each_batch_starts_one_run(batches: list[tuple[Any, bool, bool]], num_wa
     """A batch is a series of arrivals, each before the quiet period after the one before has ended.
 
     Its event may be lost with the triggerer, its download may fail, outages and restarts last up to a day, and the
-    clock may be wrong by half a day in both directions.
+    clock may be wrong by half a day in both directions. A download that fails is repeated until it has read the batch.
     """
     world = World(num_watchers)
-    for steps, world.loses_event, world.download_fails in batches:
+    for steps, loses_event, download_fails in batches:
+        world.loses_event = loses_event
+        world.download_fails = download_fails
         world.images += 1
+        num_runs = len(world.runs)
         for kind, seconds in steps:
             _disturb(world, kind, seconds)
-        num_images = world.images
+        assert len(world.runs) == num_runs
         world.wait(PAUSE)
-        assert world.runs[-1:] == [num_images]
-    assert len(world.runs) == len(batches)
-    assert world.download_fails or world.read == world.images
+        if download_fails:
+            world.download_fails = False
+            num_runs = len(world.runs)
+            world.wait(PAUSE)
+        assert world.runs[num_runs:] == [world.images]
+        assert world.read == world.images
+
+
+def test_a_failing_download_is_repeated_at_the_minimum_distance() -> None:
+    world = World(num_watchers=2, images=1, download_fails=True)
+    world.wait(DAY)
+    num_runs = len(world.runs)
+    assert DAY / MIN_SECONDS_BETWEEN - 3 <= num_runs <= DAY / MIN_SECONDS_BETWEEN
+    world.download_fails = False
+    world.wait(DAY)
+    assert (world.runs[num_runs:], world.read) == ([1], 1)
 
 
 def test_ten_thousand_files_within_an_hour_start_one_run() -> None:
