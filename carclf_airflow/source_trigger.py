@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 from uuid import uuid4
@@ -20,16 +21,7 @@ from carclf.redaction import redact
 from carclf.temporary import temporary_folder
 from carclf_airflow.ids import RETRAIN_DAG
 from carclf_airflow.oom import set_parent_death_signal
-from carclf_airflow.source_watch import (
-    ANNOUNCEMENT,
-    SEEN,
-    Observation,
-    WatchRules,
-    WatchState,
-    announce,
-    is_due,
-    observe,
-)
+from carclf_airflow.source_watch import ANNOUNCEMENT, SEEN, Announcement, Observation, Seen, WatchRules, is_due, observe
 from carclf_airflow.stage_process import ERROR_PREFIX, child_environment
 
 CLAIM_SECONDS = 3.0  # in which another triggerer that announces the same change replaces the token
@@ -88,29 +80,21 @@ class SourceTrigger(BaseEventTrigger):  # type: ignore[misc]  # Airflow is not t
         return status if await self._announce_if_due(observation) else None
 
     async def _announce_if_due(self, observation: Observation) -> bool:
-        rules = WatchRules(60 * self.quiet_minutes, int(self.min_new_images), 3600 * self.min_hours_between_runs)
-        stored = WatchState.parse(await self._store.aget(SEEN), await self._store.aget(ANNOUNCEMENT))
-        now = time.time()
-        state = observe(stored, observation, now)
-        await self._write(stored, state)
-        if not is_due(state, observation, rules, now):
+        rules = WatchRules(self.poll_seconds, 60 * self.quiet_minutes, int(self.min_new_images),
+                           3600 * self.min_hours_between_runs)
+        seen = observe(Seen.parse(await self._store.aget(SEEN)), observation, rules, time.time())
+        await self._store.aset(SEEN, asdict(seen))
+        if not is_due(seen, Announcement.parse(await self._store.aget(ANNOUNCEMENT)), observation, rules):
             return False
-        token = uuid4().hex
+        announcement = Announcement(seen.time, uuid4().hex)
         # Stored before the event: a triggerer that is killed in between loses the event, which is then repeated.
-        await self._write(state, announce(state, token, now))
+        await self._store.aset(ANNOUNCEMENT, asdict(announcement))
         await asyncio.sleep(CLAIM_SECONDS)
-        current = WatchState.parse({}, await self._store.aget(ANNOUNCEMENT)).announcement
-        if current.token != token:
+        if Announcement.parse(await self._store.aget(ANNOUNCEMENT)) != announcement:
             self.log.info("source: another triggerer announces this change")
             return False
-        self.log.info("source: changed, a run starts: %s", json.dumps(observation.__dict__))
+        self.log.info("source: changed, a run starts: %s", json.dumps(asdict(observation)))
         return True
-
-    async def _write(self, before: WatchState, after: WatchState) -> None:
-        """Write the parts that differ; two triggerers may write different ones."""
-        for key, old, new in zip((SEEN, ANNOUNCEMENT), before.to_dicts(), after.to_dicts(), strict=True):
-            if old != new:
-                await self._store.aset(key, new)
 
     @property
     def _store(self) -> Any:

@@ -4,20 +4,23 @@ It depends on the state of the source and not on its changes: a source that diff
 announced, whether the change was seen or happened while nobody watched.
 """
 
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 # The keys of the state in the state store of the asset SOURCE. They are separate, so that a triggerer that observes
 # does not overwrite an announcement of another one.
 SEEN = "seen"
 ANNOUNCEMENT = "announcement"
 MIN_SECONDS = 300.0  # between two announcements: Airflow starts a run for the first within seconds
+MAX_QUIET_PERIODS = 8  # to wait for a source that never has one
+MAX_POLLS = 2  # that count for the time between two observations: more is an outage, a restart or another clock
 
 
 @dataclass(frozen=True)
 class WatchRules:
     """A run starts after ``quiet_seconds`` without a change, with at least this many new images, and not too often."""
 
+    poll_seconds: float
     quiet_seconds: float
     min_new_images: int = 0
     min_seconds_between_runs: float = 0.0
@@ -37,48 +40,50 @@ class Observation:
     has_active_run: bool
 
 
+class _Stored:
+    @classmethod
+    def parse(cls, value: Any) -> Self:
+        """Return the stored dictionary as an object; one that is missing or damaged is as new."""
+        try:
+            return cls(**value)
+        except TypeError:
+            return cls()
+
+
 @dataclass(frozen=True)
-class Seen:
-    """The contents that were observed last, and since when (seconds since 1970)."""
+class Seen(_Stored):
+    """The last observation: the contents and the time (seconds since 1970).
+
+    ``quiet_seconds`` is how long they have not changed, and ``waited_seconds`` how long a change has waited for a run.
+    """
 
     fingerprint: str = ""
-    since: float = 0.0
+    time: float = 0.0
+    quiet_seconds: float = 0.0
+    waited_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
-class Announcement:
+class Announcement(_Stored):
     """The time of the last announcement (seconds since 1970), and its token. Empty: none yet."""
 
     time: float = 0.0
     token: str = ""
 
 
-@dataclass(frozen=True)
-class WatchState:
-    """What the watcher has seen and announced."""
-
-    seen: Seen = Seen()
-    announcement: Announcement = Announcement()
-
-    @classmethod
-    def parse(cls, seen: Any, announcement: Any) -> "WatchState":
-        """Return the state from stored dictionaries; a missing or damaged part is as new."""
-        return cls(_parse(Seen, seen), _parse(Announcement, announcement))
-
-    def to_dicts(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the two parts as dictionaries to store."""
-        return asdict(self.seen), asdict(self.announcement)
+def observe(seen: Seen, observation: Observation, rules: WatchRules, now: float) -> Seen:
+    """Return what has been seen after an observation."""
+    elapsed = min(max(now - seen.time, 0.0), MAX_POLLS * rules.poll_seconds)
+    is_waiting = observation.changed and not observation.has_active_run
+    return Seen(
+        observation.fingerprint, now,
+        quiet_seconds=seen.quiet_seconds + elapsed if observation.fingerprint == seen.fingerprint else 0.0,
+        waited_seconds=seen.waited_seconds + elapsed if is_waiting else 0.0,
+    )
 
 
-def observe(state: WatchState, observation: Observation, now: float) -> WatchState:
-    """Return the state after an observation. Times in the future, after a corrected clock, become ``now``."""
-    is_same = observation.fingerprint == state.seen.fingerprint
-    seen = Seen(observation.fingerprint, min(state.seen.since, now) if is_same else now)
-    return WatchState(seen, replace(state.announcement, time=min(state.announcement.time, now)))
-
-
-def is_due(state: WatchState, observation: Observation, rules: WatchRules, now: float) -> bool:
-    """Return whether to announce the contents now, given the state after ``observe``.
+def is_due(seen: Seen, last: Announcement, observation: Observation, rules: WatchRules) -> bool:
+    """Return whether to announce the contents, given the last announcement and the result of ``observe``.
 
     Not while a run is queued or running: its download may read the new contents, and if not, they are announced after
     it. An announcement that was lost, or whose download failed, is repeated after the minimum time.
@@ -87,18 +92,8 @@ def is_due(state: WatchState, observation: Observation, rules: WatchRules, now: 
         return False
     if observation.num_new_images is not None and observation.num_new_images < rules.min_new_images:
         return False
-    if now - state.announcement.time < max(rules.min_seconds_between_runs, MIN_SECONDS):
+    # A time in the future, after a corrected clock, must not count for longer than one in the past.
+    if abs(seen.time - last.time) < max(rules.min_seconds_between_runs, MIN_SECONDS):
         return False
-    return now - state.seen.since >= rules.quiet_seconds
-
-
-def announce(state: WatchState, token: str, now: float) -> WatchState:
-    """Return the state with an announcement."""
-    return replace(state, announcement=Announcement(now, token))
-
-
-def _parse(kind: type[Any], value: Any) -> Any:
-    try:
-        return kind(**value)
-    except TypeError:  # missing, or of another version
-        return kind()
+    is_quiet = seen.quiet_seconds >= rules.quiet_seconds
+    return is_quiet or seen.waited_seconds >= MAX_QUIET_PERIODS * rules.quiet_seconds

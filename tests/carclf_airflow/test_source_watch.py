@@ -1,6 +1,6 @@
 """When a changed source starts a run: rules, and random histories of arrivals, restarts, outages and wrong clocks."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -8,34 +8,33 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carclf_airflow.source_watch import (
+    MAX_QUIET_PERIODS,
     MIN_SECONDS,
+    Announcement,
     Observation,
+    Seen,
     WatchRules,
-    WatchState,
-    announce,
     is_due,
     observe,
 )
 
 POLL = 60.0
 DAY = 86400.0
-RULES = WatchRules(quiet_seconds=1800, min_seconds_between_runs=3600)
+RULES = WatchRules(POLL, quiet_seconds=1800, min_seconds_between_runs=3600)
 RUN_SECONDS = 600.0
 MIN_SECONDS_BETWEEN = RULES.min_seconds_between_runs
 # Long enough for the quiet period, to repeat a lost announcement, to run, and to be allowed to run again.
-PAUSE = RULES.quiet_seconds + 2 * MIN_SECONDS_BETWEEN + RUN_SECONDS + 20 * POLL
+PAUSE = RULES.quiet_seconds + 3 * MIN_SECONDS_BETWEEN + RUN_SECONDS + 20 * POLL
 NEW = Observation("b", changed=True, num_new_images=5, has_active_run=False)
-
-
-def observed(now: float = 0.0, state: WatchState | None = None, **changes: Any) -> tuple[WatchState, Observation]:
-    observation = replace(NEW, **changes)
-    return observe(state or WatchState(), observation, now), observation
+QUIET = Seen("b", 1e6, quiet_seconds=1800)
 
 
 def test_a_change_is_announced_after_the_quiet_period() -> None:
-    state, observation = observed(now=1e6)
-    assert not is_due(state, observation, RULES, 1e6 + 1799)
-    assert is_due(state, observation, RULES, 1e6 + 1800)
+    seen = observe(Seen(), NEW, RULES, 1e6)
+    for number in range(1, 31):
+        assert not is_due(seen, Announcement(), NEW, RULES)
+        seen = observe(seen, NEW, RULES, 1e6 + number * POLL)
+    assert is_due(seen, Announcement(), NEW, RULES)
 
 
 @pytest.mark.parametrize(
@@ -43,38 +42,36 @@ def test_a_change_is_announced_after_the_quiet_period() -> None:
     [{"changed": False}, {"has_active_run": True}, {"num_new_images": 2}],
 )
 def test_nothing_is_announced_without_a_reason_or_during_a_run(changes: dict[str, Any]) -> None:
-    state, observation = observed(**changes)
-    assert not is_due(state, observation, replace(RULES, min_new_images=3), 1e6)
+    assert not is_due(QUIET, Announcement(), replace(NEW, **changes), replace(RULES, min_new_images=3))
 
 
 def test_an_unknown_number_of_new_images_is_enough() -> None:
-    state, observation = observed(num_new_images=None)
-    assert is_due(state, observation, replace(RULES, min_new_images=3), 1e6)
+    assert is_due(QUIET, Announcement(), replace(NEW, num_new_images=None), replace(RULES, min_new_images=3))
 
 
+@pytest.mark.parametrize("direction", [1, -1])
 @pytest.mark.parametrize(("rule", "seconds"), [(3600, 3600), (0, MIN_SECONDS)])
-def test_announcements_have_a_minimum_distance(rule: float, seconds: float) -> None:
-    """Until then, an announcement may be lost, its run not be created yet, or its download have failed."""
+def test_announcements_have_a_minimum_distance(rule: float, seconds: float, direction: int) -> None:
+    """Until then, one may be lost, its run not be created yet, or its download have failed. The clock may be wrong."""
     rules = replace(RULES, min_seconds_between_runs=rule)
-    state, observation = observed(10_100, announce(observed()[0], "token", 10_000))
-    assert not is_due(state, observation, rules, 10_000 + seconds - 1)
-    assert is_due(state, observation, rules, 10_000 + seconds)
+    assert not is_due(QUIET, Announcement(QUIET.time - direction * (seconds - 1)), NEW, rules)
+    assert is_due(QUIET, Announcement(QUIET.time - direction * seconds), NEW, rules)
 
 
-def test_times_in_the_future_become_now() -> None:
-    state, observation = observed(now=1e9)
-    state = observe(announce(state, "token", 1e9), observation, 1000)
-    assert (state.seen.since, state.announcement.time) == (1000, 1000)
+@pytest.mark.parametrize(("jump", "counted"), [(POLL, POLL), (DAY, 2 * POLL), (-DAY, 0)])
+def test_an_outage_or_a_jump_of_the_clock_counts_as_two_polls_at_most(jump: float, counted: float) -> None:
+    seen = observe(Seen("b", 1e6, 100, 200), NEW, RULES, 1e6 + jump)
+    assert seen == Seen("b", 1e6 + jump, 100 + counted, 200 + counted)
 
 
 @pytest.mark.parametrize("damaged", [None, {}, "x", 3, {"other": 1}, [1]])
 def test_a_damaged_state_is_as_new(damaged: Any) -> None:
-    assert WatchState.parse(damaged, damaged) == WatchState()
+    assert (Seen.parse(damaged), Announcement.parse(damaged)) == (Seen(), Announcement())
 
 
 def test_a_state_is_stored_and_read() -> None:
-    state = announce(observed(5)[0], "token", 9)
-    assert WatchState.parse(*state.to_dicts()) == state
+    announcement = Announcement(5, "token")
+    assert (Seen.parse(asdict(QUIET)), Announcement.parse(asdict(announcement))) == (QUIET, announcement)
 
 
 @dataclass
@@ -94,7 +91,8 @@ class World:
     run_ends: float = 0.0
     events: list[float] = field(default_factory=list)
     runs: list[int] = field(default_factory=list)
-    stored: WatchState = field(default_factory=WatchState)
+    seen: Seen = field(default_factory=Seen)
+    announcement: Announcement = field(default_factory=Announcement)
 
     def wait(self, seconds: float) -> None:
         end = self.time + seconds
@@ -115,31 +113,32 @@ class World:
 
     def _poll(self) -> None:
         """All watchers decide at the same time; the last one that writes its announcement sends the event."""
-        now = self.time + self.clock_error
         observation = Observation(str(self.images), self.images != self.read, self.images - self.read,
                                   self.time < self.run_ends)
-        state = observe(self.stored, observation, now)
-        for number in range(self.num_watchers):
-            self.stored = state
-            if is_due(state, observation, RULES, now):
-                self.stored = announce(state, f"{self.time} {number}", now)
-        if self.stored.announcement != state.announcement:
-            if not self.loses_event:
-                self.events.append(self.time)
-            self.loses_event = False
+        self.seen = observe(self.seen, observation, RULES, self.time + self.clock_error)
+        if not is_due(self.seen, self.announcement, observation, RULES):
+            return
+        self.announcement = Announcement(self.seen.time, "token")
+        if not self.loses_event:
+            self.events.append(self.time)
+        self.loses_event = False
 
 
 def _disturb(world: World, kind: str, seconds: float) -> None:
-    """Let images arrive within one of these: a while, an outage, a restart of the triggerer, or a jump of the clock."""
+    """Let images arrive after one of these: a while, an outage, a restart of the triggerer, or a jump of the clock.
+
+    The source is polled between them.
+    """
     if kind == "outage":
         world.is_available = False
     if kind == "restart":
         world.is_watched = False
-    world.wait(seconds if kind in ("outage", "restart") else min(seconds, RULES.quiet_seconds - 2 * POLL))
+    world.wait(seconds if kind in ("outage", "restart") else min(seconds, RULES.quiet_seconds - 4 * POLL))
+    world.is_available = world.is_watched = True
     if kind == "clock":
         world.clock_error += seconds - DAY / 2
+    world.wait(POLL)
     world.images += 1
-    world.is_available = world.is_watched = True
 
 
 STEPS = st.lists(
@@ -181,6 +180,17 @@ def test_a_failing_download_is_repeated_at_the_minimum_distance() -> None:
     world.download_fails = False
     world.wait(DAY)
     assert (world.runs[num_runs:], world.read) == ([1], 1)
+
+
+def test_a_source_that_changes_forever_starts_runs() -> None:
+    world = World(num_watchers=1)
+    num_files = 200
+    for _ in range(num_files):
+        world.images += 1
+        world.wait(RULES.quiet_seconds - 4 * POLL)
+    hours_per_run = (MAX_QUIET_PERIODS * RULES.quiet_seconds + RUN_SECONDS) / 3600
+    assert len(world.runs) >= num_files * (RULES.quiet_seconds - 4 * POLL) / 3600 / (hours_per_run + 1)
+    assert world.read > 0.9 * num_files
 
 
 def test_ten_thousand_files_within_an_hour_start_one_run() -> None:
