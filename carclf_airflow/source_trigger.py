@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator
 from dataclasses import asdict
 from functools import partial
 from typing import Any
-from uuid import uuid4
 
 from airflow.sdk.exceptions import AirflowRuntimeError
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
@@ -21,10 +20,9 @@ from carclf.redaction import redact
 from carclf.temporary import temporary_folder
 from carclf_airflow.ids import RETRAIN_DAG
 from carclf_airflow.oom import set_parent_death_signal
-from carclf_airflow.source_watch import ANNOUNCEMENT, SEEN, Announcement, Observation, Seen, WatchRules, is_due, observe
+from carclf_airflow.source_watch import Observation, WatchRules, announce_if_due
 from carclf_airflow.stage_process import ERROR_PREFIX, child_environment
 
-CLAIM_SECONDS = 3.0  # in which another triggerer that announces the same change replaces the token
 TIMEOUT_SECONDS = 1800.0
 ACTIVE_STATES = ["queued", "running"]
 MAX_PROBLEM_CHARS = 1000
@@ -77,24 +75,12 @@ class SourceTrigger(BaseEventTrigger):  # type: ignore[misc]  # Airflow is not t
         observation = Observation(
             status["fingerprint"], status["changed"], status["num_new_images"], was_active or await _has_active_run(),
         )
-        return status if await self._announce_if_due(observation) else None
-
-    async def _announce_if_due(self, observation: Observation) -> bool:
         rules = WatchRules(self.poll_seconds, 60 * self.quiet_minutes, int(self.min_new_images),
                            3600 * self.min_hours_between_runs)
-        seen = observe(Seen.parse(await self._store.aget(SEEN)), observation, rules, time.time())
-        await self._store.aset(SEEN, asdict(seen))
-        if not is_due(seen, Announcement.parse(await self._store.aget(ANNOUNCEMENT)), observation, rules):
-            return False
-        announcement = Announcement(seen.time, uuid4().hex)
-        # Stored before the event: a triggerer that is killed in between loses the event, which is then repeated.
-        await self._store.aset(ANNOUNCEMENT, asdict(announcement))
-        await asyncio.sleep(CLAIM_SECONDS)
-        if Announcement.parse(await self._store.aget(ANNOUNCEMENT)) != announcement:
-            self.log.info("source: another triggerer announces this change")
-            return False
+        if not await announce_if_due(self._store, observation, rules, time.time(), asyncio.sleep):
+            return None
         self.log.info("source: changed, a run starts: %s", json.dumps(asdict(observation)))
-        return True
+        return status
 
     @property
     def _store(self) -> Any:

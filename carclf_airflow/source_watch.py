@@ -1,16 +1,19 @@
-"""When a changed source starts a run: a decision without a clock and without I/O.
+"""When a changed source starts a run: the decision, and the protocol by which one of several triggerers announces it.
 
 It depends on the state of the source and not on its changes: a source that differs from what the last download read is
 announced, whether the change was seen or happened while nobody watched.
 """
 
-from dataclasses import dataclass
-from typing import Any, Self
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, Self
+from uuid import uuid4
 
 # The keys of the state in the state store of the asset SOURCE. They are separate, so that a triggerer that observes
 # does not overwrite an announcement of another one.
 SEEN = "seen"
 ANNOUNCEMENT = "announcement"
+CLAIM_SECONDS = 3.0  # in which another triggerer that announces the same change replaces the token
 MIN_SECONDS = 300.0  # between two announcements: Airflow starts a run for the first within seconds
 MAX_QUIET_PERIODS = 8  # to wait for a source that never has one
 MAX_POLLS = 2  # that count for the time between two observations: more is an outage, a restart or another clock
@@ -38,6 +41,16 @@ class Observation:
     changed: bool
     num_new_images: int | None
     has_active_run: bool
+
+
+class StateStore(Protocol):
+    """Airflow's state store of an asset."""
+
+    async def aget(self, key: str) -> Any:
+        """Return a value, or None."""
+
+    async def aset(self, key: str, value: Any) -> None:
+        """Replace a value."""
 
 
 class _Stored:
@@ -97,3 +110,23 @@ def is_due(seen: Seen, last: Announcement, observation: Observation, rules: Watc
         return False
     is_quiet = seen.quiet_seconds >= rules.quiet_seconds
     return is_quiet or seen.waited_seconds >= MAX_QUIET_PERIODS * rules.quiet_seconds
+
+
+async def announce_if_due(
+    store: StateStore, observation: Observation, rules: WatchRules, now: float,
+    sleep: Callable[[float], Awaitable[None]],
+) -> bool:
+    """Store an observation; return whether the caller has to send the event of an announcement.
+
+    Of several triggerers that announce at once, only the last one that stored its token sends the event, unless another
+    one stalls for longer than ``CLAIM_SECONDS`` between reading and storing.
+    """
+    seen = observe(Seen.parse(await store.aget(SEEN)), observation, rules, now)
+    await store.aset(SEEN, asdict(seen))
+    if not is_due(seen, Announcement.parse(await store.aget(ANNOUNCEMENT)), observation, rules):
+        return False
+    announcement = Announcement(now, uuid4().hex)
+    # Stored before the event: a triggerer that is killed in between loses the event, which is then repeated.
+    await store.aset(ANNOUNCEMENT, asdict(announcement))
+    await sleep(CLAIM_SECONDS)
+    return Announcement.parse(await store.aget(ANNOUNCEMENT)) == announcement
