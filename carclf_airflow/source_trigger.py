@@ -6,24 +6,27 @@ Its state is in Airflow's state store of the asset ``SOURCE``, so that a restart
 import asyncio
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
-from functools import partial
 from typing import Any
 
-from airflow.sdk.exceptions import AirflowRuntimeError
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
 from carclf.redaction import redact
 from carclf.temporary import temporary_folder
 from carclf_airflow.ids import RETRAIN_DAG
-from carclf_airflow.oom import set_parent_death_signal
 from carclf_airflow.source_watch import Observation, WatchRules, announce_if_due
-from carclf_airflow.stage_process import ERROR_PREFIX, child_environment
+from carclf_airflow.stage_process import ERROR_PREFIX, GRACE_SECONDS, child_environment
 
 TIMEOUT_SECONDS = 1800.0
+SHUTDOWN_SECONDS = 2.0  # in which a triggerer that got SIGTERM together with its child processes cancels its triggers
+# carclf, ended by the kernel with its parent, whose process id is the first argument.
+CARCLF = ("import sys; from carclf_airflow.oom import set_parent_death_signal; "
+          "set_parent_death_signal(int(sys.argv.pop(1))); from carclf.cli.app import main; main()")
 ACTIVE_STATES = ["queued", "running"]
 MAX_PROBLEM_CHARS = 1000
 
@@ -50,15 +53,20 @@ class SourceTrigger(BaseEventTrigger):  # type: ignore[misc]  # Airflow is not t
         return f"{__name__}.{type(self).__name__}", {name: getattr(self, name) for name in names}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Poll for ever. A source that is unavailable is logged once, and again when it is available."""
+        """Poll for ever. A source that is unavailable is logged once, and again when it is available.
+
+        An error of any kind is one of these: it would end the trigger, and Airflow would start it again at once.
+        """
         is_available = True
         while True:
             event = None
             try:
                 event = await self._poll()
-            except (SourceUnavailableError, AirflowRuntimeError) as error:  # the second is of Airflow's database
+            except Exception as error:
                 if is_available:
-                    self.log.warning("source: unavailable, nothing is started: %s", error)
+                    await asyncio.sleep(SHUTDOWN_SECONDS)
+                    self.log.warning("source: unavailable, nothing is started: %s", error,
+                                     exc_info=not isinstance(error, SourceUnavailableError))
                 is_available = False
             else:
                 if not is_available:
@@ -105,26 +113,37 @@ async def read_source_status() -> dict[str, Any]:
         SourceUnavailableError: The command failed, or took longer than half an hour.
     """
     environment = await asyncio.to_thread(child_environment, "download")
-    command = [sys.executable, "-m", "carclf", "source", "status", "--json", "--store",
-               os.environ.get("CARCLF_STORE", "store")]
-    # Otherwise the listing of each earlier archive would stay in the triggerer's cache.
-    with temporary_folder() as folder:
-        process = await asyncio.create_subprocess_exec(
-            *command, env=environment | {"TMPDIR": str(folder), "CARCLF_CACHE": str(folder)}, start_new_session=True,
-            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-            preexec_fn=partial(set_parent_death_signal, os.getpid()),
-        )
-        try:
-            output, errors = await asyncio.wait_for(process.communicate(), TIMEOUT_SECONDS)
-        except TimeoutError:
-            raise SourceUnavailableError(f"carclf source status took longer than {TIMEOUT_SECONDS:.0f} s") from None
-        finally:
-            if process.returncode is None:
-                process.kill()
-    if process.returncode:
-        raise SourceUnavailableError(_last_error(errors) or f"carclf source status exited with {process.returncode}")
-    status: dict[str, Any] = json.loads(output)
-    return status
+    arguments = ["source", "status", "--json", "--store", os.environ.get("CARCLF_STORE", "store")]
+    # Without this folder, the listing of each earlier archive would stay in the triggerer's cache. A thread enters and
+    # leaves it, because both may wait for locks and remove many files, and the event loop serves all triggers.
+    folder = ExitStack()
+    try:
+        path = await asyncio.to_thread(folder.enter_context, temporary_folder())
+        status, output, errors = await _run_carclf(
+            arguments, environment | {"TMPDIR": str(path), "CARCLF_CACHE": str(path)})
+    finally:
+        await asyncio.to_thread(folder.close)
+    if status:
+        raise SourceUnavailableError(_last_error(errors) or f"carclf source status exited with {status}")
+    result: dict[str, Any] = json.loads(output)
+    return result
+
+
+async def _run_carclf(arguments: list[str], environment: dict[str, str]) -> tuple[int | None, bytes, bytes]:
+    """Return the exit status and the output of a child process. However this ends, its process group ends with it."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", CARCLF, str(os.getpid()), *arguments, env=environment, start_new_session=True,
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        output, errors = await asyncio.wait_for(process.communicate(), TIMEOUT_SECONDS)
+    except TimeoutError:
+        raise SourceUnavailableError(f"carclf source status took longer than {TIMEOUT_SECONDS:.0f} s") from None
+    finally:
+        with suppress(ProcessLookupError, TimeoutError):
+            os.killpg(process.pid, signal.SIGKILL)
+            await asyncio.wait_for(process.wait(), GRACE_SECONDS)
+    return process.returncode, output, errors
 
 
 def _last_error(errors: bytes) -> str:
