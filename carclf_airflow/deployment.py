@@ -28,21 +28,24 @@ def watch_options() -> dict[str, float]:
     """Return when a changed source starts a run, as arguments of ``SourceTrigger``.
 
     Raises:
-        ValueError: A variable is not a number, or is negative.
+        ValueError: A variable is not a number, is negative, or for CARCLF_POLL_SECONDS is less than 1.
     """
-    defaults = {"CARCLF_POLL_SECONDS": 300, "CARCLF_QUIET_MINUTES": 30, "CARCLF_MIN_NEW_IMAGES": 0,
-                "CARCLF_MIN_HOURS_BETWEEN_RUNS": 6}
-    return {name.removeprefix("CARCLF_").lower(): _number(name, default) for name, default in defaults.items()}
+    return {
+        "poll_seconds": _number("CARCLF_POLL_SECONDS", 300, at_least=1),
+        "quiet_minutes": _number("CARCLF_QUIET_MINUTES", 30),
+        "min_new_images": _number("CARCLF_MIN_NEW_IMAGES", 0),
+        "min_hours_between_runs": _number("CARCLF_MIN_HOURS_BETWEEN_RUNS", 6),
+    }
 
 
-def _number(name: str, default: float) -> float:
+def _number(name: str, default: float, at_least: float = 0) -> float:
     text = os.environ.get(name) or str(default)
     try:
         number = float(text)
     except ValueError:
         number = -1.0
-    if not 0 <= number < inf:
-        raise ValueError(f"Invalid {name}={text}: expected a number that is not negative, such as {default}.")
+    if not at_least <= number < inf:
+        raise ValueError(f"Invalid {name}={text}: expected a number, at least {at_least}, such as {default}.")
     return number
 
 

@@ -103,12 +103,13 @@ def test_a_watched_source_is_added_to_the_schedule(
     assert printed_json(code, environment | settings) == [*expected, int(watched)]
 
 
-def test_an_invalid_watch_setting_names_its_variable(environment: dict[str, str]) -> None:
-    settings = {"CARCLF_WATCH_SOURCE": "true", "CARCLF_QUIET_MINUTES": "half an hour"}
+@pytest.mark.parametrize("setting", ["CARCLF_QUIET_MINUTES=half an hour", "CARCLF_POLL_SECONDS=0"])
+def test_an_invalid_watch_setting_names_its_variable(environment: dict[str, str], setting: str) -> None:
+    settings = {"CARCLF_WATCH_SOURCE": "true", **dict([setting.split("=")])}
     done = subprocess.run([sys.executable, "-c", "import car_retrain"], env=environment | settings, text=True,
                           capture_output=True, check=False)
     assert done.returncode == 1
-    assert "ValueError: Invalid CARCLF_QUIET_MINUTES=half an hour" in done.stderr
+    assert f"ValueError: Invalid {setting}: expected a number, at least" in done.stderr
 
 
 def test_there_are_no_callbacks_without_a_notification_url(described: dict[str, Any]) -> None:
