@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from carclf.artifacts import Model
-from carclf.champion import State, find_promotion, read_state, roll_back, set_threshold
+from carclf.champion import find_promotion, read_state, roll_back, set_threshold
+from carclf.champion_history import State
 from carclf.cli.options import JsonOption, ResultOption, RunOption, StoreOption
 from carclf.cli.tables import champion_details, champion_rows, details_table, history_table
 from carclf.dashboard.champion_facts import champion_facts

@@ -3,7 +3,8 @@
 from typing import Any
 
 from carclf.artifacts import Evaluation
-from carclf.champion import Event, State, champion_sequence, model_summary, read_state
+from carclf.champion import read_state
+from carclf.champion_history import Event, State, champion_sequence, model_summary
 from carclf.dashboard.run_reader import Facts
 from carclf.errors import DataError
 from carclf.runs.index import BOUNDS

@@ -3,7 +3,8 @@
 from typing import Any, Literal
 
 from carclf.artifacts import Decision, Model
-from carclf.champion import Event, describe_response, promotion_of_model, read_state, record_response
+from carclf.champion import read_state, record_response
+from carclf.champion_history import Event, describe_response, promotion_of_model
 from carclf.errors import ConfigError
 from carclf.progress import log
 from carclf.runs.index import list_runs

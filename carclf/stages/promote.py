@@ -7,19 +7,21 @@ from pathlib import Path
 from carclf.artifacts import Archive, Decision, Evaluation, Metrics, Model, Provenance, Split, StageContext, build
 from carclf.champion import (
     MAX_ATTEMPTS,
-    Event,
-    State,
-    describe_holdout,
-    describe_response,
     ensure_state,
     load_event_model,
-    measurement_of_model,
-    promotion_of_model,
     read_state,
     record_measurement,
     record_promotion,
     record_response,
     require_common_classes,
+)
+from carclf.champion_history import (
+    Event,
+    State,
+    describe_holdout,
+    describe_response,
+    measurement_of_model,
+    promotion_of_model,
     response_of_model,
 )
 from carclf.config import Config, Gate

@@ -8,7 +8,8 @@ import pytest
 from gate_candidates import build_candidate
 
 from carclf.champion import champion_event as stored_champion
-from carclf.champion import ensure_state, promotion_of_model, record_promotion, roll_back, set_threshold
+from carclf.champion import ensure_state, record_promotion, roll_back, set_threshold
+from carclf.champion_history import promotion_of_model
 from carclf.dashboard.champion_facts import champion_facts
 from carclf.errors import ConfigError
 from carclf.services.storage import Store, open_store

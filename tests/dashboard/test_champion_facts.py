@@ -4,7 +4,8 @@ from pathlib import Path
 
 from gate_candidates import build_candidate
 
-from carclf.champion import HOLDOUT_FIELDS, set_threshold
+from carclf.champion import set_threshold
+from carclf.champion_history import HOLDOUT_FIELDS
 from carclf.config import load_config
 from carclf.dashboard.champion_facts import champion_facts
 from carclf.services.storage import open_store
