@@ -13,11 +13,12 @@ from carclf.champion_history import (
     Event,
     State,
     StoredState,
+    decline_of_model,
     measurement_of_model,
     promotion_of_model,
     promotions,
     refit_of_model,
-    response_of_model,
+    responses_of_model,
 )
 from carclf.config import load_policy
 from carclf.errors import ConfigError, DataError, ServiceError
@@ -164,7 +165,7 @@ def _listed(names: list[str]) -> str:
 
 
 def record_promotion(store: Store, event: Event, judged_state: State, *, raise_to: float | None = None) -> bool:
-    """Append a promotion; return False if champion, threshold or response have changed since the judged state.
+    """Append a promotion; return False if champion, threshold or a rejection have changed since the judged state.
 
     ``raise_to`` replaces a threshold that is easier to reach. The threshold never becomes easier.
     """
@@ -175,9 +176,9 @@ def record_promotion(store: Store, event: Event, judged_state: State, *, raise_t
 
     def is_unchanged(state: State) -> bool:
         model = event["model"]
-        is_same_response = response_of_model(state, model) == response_of_model(judged_state, model)
+        is_same_decline = decline_of_model(state, model) == decline_of_model(judged_state, model)
         is_new = promotion_of_model(state, model) is None
-        return _gate_basis(state) == _gate_basis(judged_state) and is_same_response and is_new
+        return _gate_basis(state) == _gate_basis(judged_state) and is_same_decline and is_new
 
     def promote(state: State) -> State:
         promotion = {"action": "promoted"} | event
@@ -282,8 +283,7 @@ def record_response(store: Store, event: Event) -> None:
     """Append a response to a request for approval to the history, once: a task that is retried repeats it."""
 
     def is_new(state: State) -> bool:
-        last = response_of_model(state, event["model"]) or {}
-        return last != event | {"time": last.get("time")}
+        return all(event | {"time": other["time"]} != other for other in responses_of_model(state, event["model"]))
 
     _change_if(store, is_new, lambda state: _with_event(state, event))
 

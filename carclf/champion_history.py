@@ -105,10 +105,16 @@ def measurement_of_model(state: State, model_key: str) -> Event | None:
     return next((event for event in measured if event["model"] == model_key), None)
 
 
-def response_of_model(state: State, model_key: str) -> Event | None:
-    """Return the last response to a request to promote a model, or None."""
+def responses_of_model(state: State, model_key: str) -> list[Event]:
+    """Return the responses to requests to promote a model, oldest first."""
     responses = [event for event in state["history"] if event["action"] in RESPONSE_ACTIONS]
-    return next((event for event in reversed(responses) if event["model"] == model_key), None)
+    return [event for event in responses if event["model"] == model_key]
+
+
+def decline_of_model(state: State, model_key: str) -> Event | None:
+    """Return the last event in which a person declined a model, or None. Later responses do not revoke it."""
+    declines = [event for event in responses_of_model(state, model_key) if event["action"] == "declined"]
+    return declines[-1] if declines else None
 
 
 def describe_response(event: Event) -> str:

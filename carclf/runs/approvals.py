@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from carclf.artifacts import Decision, Model
+from carclf.artifacts import Decision, Metrics, Model
 from carclf.champion import read_state, record_response
 from carclf.champion_history import Event, describe_response, promotion_of_model
 from carclf.errors import ConfigError
@@ -14,6 +14,7 @@ from carclf.services.storage import Store
 
 STAGE = "promote"
 WAITING = "waiting"
+DECLINED, EXPIRED = "declined", "expired"
 
 
 def waiting_candidates(store: Store, claimant: str = "") -> list[dict[str, Any]]:
@@ -59,24 +60,43 @@ def end_request(
 ) -> Result:
     """Record in the champion's history and in the run that a person declined the candidate, or that nobody responded.
 
-    ``shown`` is the key of the decision that the person saw, by default the run's. Repeating it changes nothing. Raise
-    ConfigError if the run does not wait for approval. A model that was promoted meanwhile stays the champion.
+    ``shown`` is the key of the decision that the person saw, by default the run's. Repeating it changes nothing, and a
+    request that a person has decided does not expire. Raise ConfigError if the run does not wait for approval. A model
+    that was promoted meanwhile stays the champion.
     """
     attempt = run.record["attempts"].get(STAGE, {})
-    if attempt.get("state") not in (WAITING, "declined", "expired"):
+    if attempt.get("state") not in (WAITING, DECLINED, EXPIRED):
         raise ConfigError(f"The run {run.run_id!r} does not wait for approval, so it cannot be {action}.")
-    model, key = run.artifact(Model, "fine_tune").key, shown or shown_decision(run)
-    decision = Decision.find(run.store, key) if key else None
-    fields = {"action": action, "model": model, "run": run.run_id, "by": by, "note": note, "shown_decision": key}
+    if action == EXPIRED and attempt["state"] == DECLINED:
+        return _decided_before(shown_decision(run), attempt["text"], attempt["metrics"])
+    event = _response_event(run, action, by, note, shown or shown_decision(run))
+    text = _record_response(run, event)
+    metrics = {**attempt["metrics"], "decision": action}
+    run.end_attempt(STAGE, action, text, metrics)
+    return Result(STAGE, event.get("shown_decision", ""), False, 0.0, metrics, text, skip_reason=text)
+
+
+def _decided_before(key: str, reason: str, metrics: Metrics) -> Result:
+    text = f"already decided: {reason}"
+    log.info("promote: %s", text)
+    return Result(STAGE, key, False, 0.0, metrics, text, skip_reason=text)
+
+
+def _response_event(run: Run, action: str, by: str, note: str, shown: str) -> Event:
+    model = run.artifact(Model, "fine_tune").key
+    fields = {"action": action, "model": model, "run": run.run_id, "by": by, "note": note, "shown_decision": shown}
     event: Event = {name: value for name, value in fields.items() if value}
-    if decision:
+    if shown and (decision := Decision.find(run.store, shown)):
         event["shown_champion"] = decision.metrics.get("champion")
+    return event
+
+
+def _record_response(run: Run, event: Event) -> str:
+    """Record a response unless the model was promoted meanwhile; return the response as text."""
     text = describe_response(event)
-    if promotion_of_model(read_state(run.store) or {"history": []}, model):
+    if promotion_of_model(read_state(run.store) or {"history": []}, event["model"]):
         text = f"{text}, but its model was promoted before"
         log.warning("promote: run=%s %s", run.run_id, text)
     else:
         record_response(run.store, event)
-    metrics = {**attempt["metrics"], "decision": action}
-    run.end_attempt(STAGE, action, text, metrics)
-    return Result(STAGE, key, False, 0.0, metrics, text, skip_reason=text)
+    return text
