@@ -60,13 +60,17 @@ def end_request(
 ) -> Result:
     """Record in the champion's history and in the run that a person declined the candidate, or that nobody responded.
 
-    ``shown`` is the key of the decision that the person saw, by default the run's. Repeating it changes nothing, and a
-    request that a person has decided does not expire. Raise ConfigError if the run does not wait for approval. A model
-    that was promoted meanwhile stays the champion.
+    ``shown`` is the key of the decision that the person saw, by default the run's. Repeating it changes nothing. If the
+    run has been decided meanwhile, in a terminal, that stays as it is, but a rejection is recorded in the history
+    unless the model was promoted. Raise ConfigError if the run has not asked for approval.
     """
-    attempt = run.record["attempts"].get(STAGE, {})
+    attempt, ended = run.record["attempts"].get(STAGE, {}), run.record["stages"].get(STAGE)
     if attempt.get("state") not in (WAITING, DECLINED, EXPIRED):
-        raise ConfigError(f"The run {run.run_id!r} does not wait for approval, so it cannot be {action}.")
+        if ended is None:
+            raise ConfigError(f"The run {run.run_id!r} does not wait for approval, so it cannot be {action}.")
+        if action == DECLINED:
+            _record_response(run, _response_event(run, action, by, note, shown))
+        return _decided_before(ended["key"], str(ended["metrics"].get("reason", "")), ended["metrics"])
     if action == EXPIRED and attempt["state"] == DECLINED:
         return _decided_before(shown_decision(run), attempt["text"], attempt["metrics"])
     event = _response_event(run, action, by, note, shown or shown_decision(run))
