@@ -56,8 +56,12 @@ def waiting_candidates() -> list[dict[str, str]]:
     The store lists the candidates, and the asset's events only start the DAG: Airflow can drop an event that arrives
     before it has created the run for another one (decision 28).
     """
-    claim = ["--claim", get_current_context()["run_id"]]
+    # After these hours, the DAG run that asked has ended without a response, or was deleted.
+    context = get_current_context()
+    claim = ["--claim", context["run_id"], f"--claim-hours={TIMEOUT_HOURS + 1:g}"]
     candidates = run_for_result("champion candidates", claim, child_environment(CANDIDATES_TASK))
+    metrics = [{name: candidate["evaluation"].get(name) for name in METRIC_FIELDS} for candidate in candidates]
+    context["ti"].xcom_push(key=METRICS_KEY, value=metrics)  # for the notifications
     return [question(candidate) for candidate in candidates]
 
 

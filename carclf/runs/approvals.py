@@ -1,5 +1,7 @@
 """Candidates that wait for a person's approval, and the responses that promote nothing."""
 
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from carclf.artifacts import Decision, Metrics, Model
@@ -8,7 +10,7 @@ from carclf.champion_history import Event, describe_response, promotion_of_model
 from carclf.errors import ConfigError
 from carclf.progress import log
 from carclf.runs.index import list_runs
-from carclf.runs.record import Record, change_record, read_record
+from carclf.runs.record import CLAIM_FIELDS, Attempt, Record, change_record, read_record
 from carclf.runs.run import Result, Run
 from carclf.services.storage import Store
 
@@ -17,11 +19,19 @@ WAITING = "waiting"
 DECLINED, EXPIRED = "declined", "expired"
 
 
-def waiting_candidates(store: Store, claimant: str = "") -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Claimant:
+    """Who asks a person for approvals, and the hours after which the claims of others do not count any more."""
+
+    name: str
+    hours: float
+
+
+def waiting_candidates(store: Store, claimant: Claimant | None = None) -> list[dict[str, Any]]:
     """Return the candidates that wait for approval, oldest first: run, model, metrics of the decision, evaluation.
 
-    With a ``claimant``, the candidates that no other claimant asked for before. Two claimants never get the same
-    request, and one that asks again gets the same candidates.
+    With a ``claimant``, the candidates that no other claimant got in the last hours. One that asks again gets the same
+    candidates.
     """
     rows = [row for row in list_runs(store) if row["state"] == WAITING and row["stage"] == STAGE]
     records = [record for row in reversed(rows) if (record := _claim(store, row["run"], claimant))]
@@ -29,21 +39,47 @@ def waiting_candidates(store: Store, claimant: str = "") -> list[dict[str, Any]]
         {"run": record["run"], "model": record["stages"]["fine_tune"]["key"],
          "metrics": record["attempts"][STAGE]["metrics"], "evaluation": record["stages"]["evaluate"].get("metrics", {})}
         for record in records
-        if _is_waiting(record) and (not claimant or record["attempts"][STAGE]["claimed_by"] == claimant)
+        if _is_waiting(record) and (not claimant or record["attempts"][STAGE]["claimed_by"] == claimant.name)
     ]
 
 
-def _claim(store: Store, run_id: str, claimant: str) -> Record | None:
-    """Return a run's record after claiming its candidate, unless it is claimed already or there is no claimant."""
+def _claim(store: Store, run_id: str, claimant: Claimant | None) -> Record | None:
+    """Return a run's record after claiming its candidate, unless another claims it or there is no claimant."""
+    record = read_record(store, run_id)
+    if record is None or claimant is None:
+        return record
+    now = datetime.now(UTC)
 
     def claim(record: Record) -> Record:
-        if not _is_waiting(record) or "claimed_by" in record["attempts"][STAGE]:
+        if not _is_waiting(record) or _is_claimed(record["attempts"][STAGE], claimant, now):
             return record
-        attempt: Any = {**record["attempts"][STAGE], "claimed_by": claimant}
-        return {**record, "attempts": {**record["attempts"], STAGE: attempt}}
+        claimed: Any = {"claimed_by": claimant.name, "claimed_at": now.isoformat(timespec="seconds")}
+        return _with_attempt(record, {**record["attempts"][STAGE], **claimed})
 
-    record = read_record(store, run_id)
-    return change_record(store, run_id, claim) if claimant and record else record
+    return change_record(store, run_id, claim)
+
+
+def _is_claimed(attempt: Attempt, claimant: Claimant, now: datetime) -> bool:
+    """Return whether another claimant asks; a claim ends if its DAG run did not live to act on the response."""
+    if attempt.get("claimed_by", claimant.name) == claimant.name:
+        return False
+    since = attempt.get("claimed_at")
+    return since is not None and now - datetime.fromisoformat(since) < timedelta(hours=claimant.hours)
+
+
+def release_claim(run: Run) -> None:
+    """Let another claimant ask for the approval of a run: the response was not allowed."""
+
+    def release(record: Record) -> Record:
+        attempt: Any = {name: value for name, value in record["attempts"].get(STAGE, {}).items()
+                        if name not in CLAIM_FIELDS}
+        return _with_attempt(record, attempt) if _is_waiting(record) else record
+
+    change_record(run.store, run.run_id, release)
+
+
+def _with_attempt(record: Record, attempt: Attempt) -> Record:
+    return {**record, "attempts": {**record["attempts"], STAGE: attempt}}
 
 
 def _is_waiting(record: Record) -> bool:

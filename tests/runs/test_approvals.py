@@ -6,10 +6,13 @@ from typing import Any
 import pytest
 from gate_candidates import build_candidate
 from recorded_runs import record_candidate
+from typer.testing import CliRunner
 
-from carclf.champion import read_state
+from carclf.champion import read_state, set_threshold
+from carclf.cli.app import app
 from carclf.config import load_config
-from carclf.runs.approvals import end_request
+from carclf.errors import ConfigError
+from carclf.runs.approvals import Claimant, end_request, release_claim, waiting_candidates
 from carclf.runs.run import Run
 from carclf.services.storage import Store, init_store
 from carclf.stages.chain import StageOptions
@@ -59,3 +62,62 @@ def test_an_approval_does_not_revoke_a_rejection_after_the_champion_changed(stor
     for _ in range(2):
         assert approve(run, "Bob", shown).metrics["decision"] == "rejected"
     assert actions(store) == ["declined", "promoted"]
+
+
+def test_a_response_to_a_request_that_was_decided_elsewhere_changes_nothing(store: Store) -> None:
+    run = waiting_run(store)
+    approve(run, "Ada")
+    for action in ("expired", "declined"):
+        ended = end_request(Run.load("r", store), action, by="Bob")
+        assert ended.skip_reason.startswith("already decided: promoted: ")
+        assert ended.metrics["decision"] == "promoted"
+    assert actions(store) == ["promoted"]
+
+
+def test_a_rejection_is_recorded_although_the_gate_has_rejected_the_model_meanwhile(store: Store) -> None:
+    run = waiting_run(store)
+    set_threshold(store, 0.99)
+    assert run.run_stage("promote").metrics["decision"] == "rejected"
+    assert end_request(run, "declined", by="Bob").skip_reason.startswith("already decided: rejected: ")
+    set_threshold(store, 0.1)
+    assert run.run_stage("promote").metrics["reason"] == "rejected: declined by Bob"
+
+
+def claims(store: Store, name: str, hours: float = 25) -> list[str]:
+    return [candidate["run"] for candidate in waiting_candidates(store, Claimant(name, hours))]
+
+
+def test_a_claim_ends_when_its_claimant_cannot_act_any_more(store: Store) -> None:
+    run = waiting_run(store)
+    assert claims(store, "a") == ["r"]
+    assert claims(store, "b") == []
+    assert claims(store, "b", hours=0) == ["r"]
+    assert claims(store, "a") == []
+    release_claim(run)
+    assert claims(store, "a") == ["r"]
+
+
+def test_a_run_that_asks_again_keeps_the_claim_until_it_is_decided(store: Store) -> None:
+    run = waiting_run(store)
+    assert claims(store, "a") == ["r"]
+    assert run.run_stage("promote").waiting
+    assert (claims(store, "b"), claims(store, "a")) == ([], ["r"])
+    end_request(Run.load("r", store), "expired")
+    assert Run.load("r", store).run_stage("promote").waiting
+    assert claims(store, "b") == ["r"]
+
+
+def test_a_candidate_is_asked_about_again_if_the_response_is_not_allowed(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CARCLF_STARTED_BY", "ada")
+    (tmp_path / "policy.toml").write_text("[approval]\nown_runs = false\n")
+    monkeypatch.setenv("CARCLF_POLICY", str(tmp_path / "policy.toml"))
+    run = waiting_run(store)
+    assert claims(store, "a") == ["r"]
+    command = ["promote", "--run", "r", "--store", store.url, "--approved-by", "ada"]
+    assert isinstance(CliRunner().invoke(app, command).exception, ConfigError)
+    assert claims(store, "b") == []  # the question is still open
+    command.append(f"--shown={run.record['attempts']['promote']['metrics']['decision_key']}")
+    assert isinstance(CliRunner().invoke(app, command).exception, ConfigError)
+    assert claims(store, "b") == ["r"]
