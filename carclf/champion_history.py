@@ -124,8 +124,15 @@ def describe_response(event: Event) -> str:
 
 
 def champion_sequence(state: State) -> int:
-    """Return the position in the history, from 1, of the event that made the champion; 0 if there is no champion."""
-    positions = [number for number, event in enumerate(state["history"], 1) if event["action"] in CHAMPION_ACTIONS]
+    """Return the position in the history, from 1, of the event that made the model that predicts; 0 without a champion.
+
+    That is the newest promotion or rollback, or the champion's newest refit after it.
+    """
+    model = (state["champion"] or {}).get("model")
+    positions = [
+        number for number, event in enumerate(state["history"], 1)
+        if event["action"] in CHAMPION_ACTIONS or (event["action"] == "refitted" and event["model"] == model)
+    ]
     return positions[-1] if positions else 0
 
 

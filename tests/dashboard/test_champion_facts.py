@@ -24,7 +24,7 @@ def test_the_facts_have_the_champions_metrics_and_the_threshold_history(tmp_path
     metrics = candidate.evaluation.metrics
     assert facts.champion.model_dump(exclude={"since"}) == {
         "model": candidate.model.key, "run": "r", "val_accuracy": 0.9, "by": "you",
-        "action": "promoted", "decision": decision.key, "sequence": 3,
+        "action": "promoted", "decision": decision.key, "sequence": 3, "refit": "",
         "val_accuracy_low": metrics["val_accuracy_low"], "val_accuracy_high": metrics["val_accuracy_high"],
         "metric": "accuracy", "val_metric": 0.9, "val_metric_low": metrics["val_accuracy_low"],
         "val_metric_high": metrics["val_accuracy_high"], "public_score": None, "rank": None,
