@@ -18,8 +18,9 @@ from carclf.metrics import METRICS
 from carclf.runs.record import run_id_from_dag_run
 from carclf.stages.chain import STAGES
 from carclf_airflow.assets import CANDIDATE
+from carclf_airflow.events import METRICS as METRIC_FIELDS
 from carclf_airflow.events import candidate_event
-from carclf_airflow.ids import CANDIDATE_GROUP, CANDIDATES_TASK, REQUEST_TASK
+from carclf_airflow.ids import CANDIDATE_GROUP, CANDIDATES_TASK, METRICS_KEY, REQUEST_TASK
 from carclf_airflow.pods import gpu_task_options
 from carclf_airflow.stage_process import child_environment, run_for_result, run_stage, skip_tasks
 
