@@ -45,8 +45,10 @@ def promote_or_wait(context: Mapping[str, Any]) -> dict[str, Any]:
 def request_approval() -> None:
     """Emit the event of the candidate, which starts car_promote."""
     context = get_current_context()
-    results = [context["ti"].xcom_pull(task_ids=name) for name in ("fine_tune", "evaluate", "promote")]
-    context["outlet_events"][CANDIDATE].extra = candidate_event(run_id_from_dag_run(context["run_id"]), *results)
+    stages = ("fine_tune", "evaluate", "promote")
+    trained, evaluated, promoted = (context["ti"].xcom_pull(task_ids=name) for name in stages)
+    run, store = run_id_from_dag_run(context["run_id"]), os.environ.get("CARCLF_STORE", "store")
+    context["outlet_events"][CANDIDATE].extra = candidate_event(run, trained, evaluated, promoted, store)
 
 
 @task(  # type: ignore[untyped-decorator]  # as above
