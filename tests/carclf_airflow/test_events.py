@@ -75,8 +75,11 @@ class Deployment:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.candidates = [build_candidate(store, str(number)) for number in range(5)]
-        self.refits = [[build_artifact(store, RefittedModel, Provenance(1, {"measured": one.model.key}, {"n": number}))
-                        for number in range(2)] for one in self.candidates]
+        self.refits = [
+            [build_artifact(store, RefittedModel, Provenance(1, {"measured": candidate.model.key}, {"n": number}))
+             for number in range(2)]
+            for candidate in self.candidates
+        ]
         self.events: list[dict[str, Any]] = []
         ensure_state(store, 0.5)
 
