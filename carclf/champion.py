@@ -1,22 +1,25 @@
-"""``champion.json``: the champion, the stored threshold with its metric, and the history, changed by compare-and-swap.
-
-The history only grows. Each event has an ``action`` and a ``time``. The actions ``promoted`` and ``rolled_back`` make
-the event's model the champion; ``threshold_changed``, ``scored``, ``measured`` (on labeled test images) and
-``refitted`` do not. A champion is always a measured model; ``refitted`` names the refitted model that predicts for it.
-The responses to a request for approval are ``declined``, ``expired`` (nobody responded), and ``approved`` if the gate
-rejected the candidate afterwards; a promotion names its approver itself.
-"""
+"""``champion.json``: the champion, the stored threshold, and the history, changed by compare-and-swap."""
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, NotRequired, Required
 
-from pydantic import AfterValidator, Field, FiniteFloat, with_config
 from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
 
 from carclf.artifacts import ArtifactKey, Evaluation, Metrics, Model, RefittedModel, Split, verify_artifact
+from carclf.champion_history import (
+    CHAMPION_ACTIONS,
+    Event,
+    State,
+    StoredState,
+    decline_of_model,
+    measurement_of_model,
+    promotion_of_model,
+    promotions,
+    refit_of_model,
+    responses_of_model,
+)
 from carclf.config import load_policy
 from carclf.errors import ConfigError, DataError, ServiceError
 from carclf.metrics import METRICS, Metric
@@ -26,77 +29,8 @@ CHAMPION = "champion.json"
 MODEL_KEY = re.compile(r"[0-9a-f]{16}")
 MAX_ATTEMPTS = 20  # at a promotion or a rollback, which verifies models each time: as many as simultaneous promotions
 MAX_NAMES = 5  # in a message
-CHAMPION_ACTIONS = ("promoted", "rolled_back")
-RESPONSE_ACTIONS = ("approved", "declined", "expired")
 # Copied to a rollback's event.
 PROMOTION_FIELDS = ("model", "decision", "evaluation", "run", "val_accuracy", "metric", "val_metric")
-HOLDOUT_FIELDS = ("holdout_accuracy", "holdout_accuracy_low", "holdout_accuracy_high",
-                  "holdout_metric", "holdout_metric_low", "holdout_metric_high")
-State = dict[str, Any]  # StoredState
-Event = dict[str, Any]  # StoredEvent
-Accuracy = Annotated[float, Field(ge=0, le=1)]
-
-
-def _require_metric(name: str) -> str:
-    if name not in METRICS:
-        raise ValueError(f"{name!r} is not a metric: expected one of {', '.join(METRICS)}")
-    return name
-
-
-MetricName = Annotated[str, AfterValidator(_require_metric)]
-
-
-@with_config(extra="allow")
-class StoredEvent(TypedDict, total=False):
-    """An event of the history in ``champion.json``. ``rank`` may be empty."""
-
-    action: Required[Literal["promoted", "rolled_back", "threshold_changed", "scored", "measured", "refitted",
-                             "approved", "declined", "expired"]]
-    time: Required[str]
-    model: ArtifactKey
-    run: str
-    decision: ArtifactKey
-    evaluation: ArtifactKey
-    val_accuracy: Accuracy | None
-    metric: MetricName
-    val_metric: FiniteFloat | None
-    approved_by: str
-    note: str
-    shown_decision: ArtifactKey  # the decision that the approver saw, and the champion in it
-    shown_champion: ArtifactKey | None
-    override: str
-    rejection: str
-    previous_model: ArtifactKey | None
-    threshold: FiniteFloat
-    previous_threshold: FiniteFloat | None
-    by: str
-    ref: int
-    public_score: FiniteFloat
-    rank: int | Literal[""]
-    refit: ArtifactKey
-    holdout_evaluation: ArtifactKey
-    holdout_accuracy: Accuracy
-    holdout_accuracy_low: Accuracy
-    holdout_accuracy_high: Accuracy
-    holdout_metric: FiniteFloat
-    holdout_metric_low: FiniteFloat
-    holdout_metric_high: FiniteFloat
-
-
-_REQUIRED_FIELDS = {
-    "promoted": {"model", "decision"}, "rolled_back": {"model", "previous_model"}, "threshold_changed": {"threshold"},
-    "scored": {"model", "ref", "public_score", "rank"}, "measured": {"model", "holdout_evaluation", "holdout_accuracy"},
-    "refitted": {"model", "refit"}, **{action: {"model"} for action in RESPONSE_ACTIONS},
-}
-
-
-def _require_fields(event: StoredEvent) -> StoredEvent:
-    if missing := _REQUIRED_FIELDS[event["action"]] - event.keys():
-        raise ValueError(f"{event['action']} lacks {', '.join(sorted(missing))}")
-    return event
-
-
-_CompleteEvent = Annotated[StoredEvent, AfterValidator(_require_fields)]
 
 
 class _Member(TypedDict):
@@ -105,18 +39,6 @@ class _Member(TypedDict):
 
 class _Ensemble(TypedDict):
     members: list[_Member]
-
-
-class StoredState(TypedDict):
-    """The content of ``champion.json``; ``champion`` is the event that made the champion, or None.
-
-    Without ``metric``, as earlier versions wrote it, the threshold is of accuracy.
-    """
-
-    champion: _CompleteEvent | None
-    threshold: FiniteFloat
-    metric: NotRequired[MetricName]
-    history: list[_CompleteEvent]
 
 
 def read_state(store: Store) -> State | None:
@@ -243,7 +165,7 @@ def _listed(names: list[str]) -> str:
 
 
 def record_promotion(store: Store, event: Event, judged_state: State, *, raise_to: float | None = None) -> bool:
-    """Append a promotion; return False if champion, threshold or response have changed since the judged state.
+    """Append a promotion; return False if champion, threshold or a rejection have changed since the judged state.
 
     ``raise_to`` replaces a threshold that is easier to reach. The threshold never becomes easier.
     """
@@ -254,9 +176,9 @@ def record_promotion(store: Store, event: Event, judged_state: State, *, raise_t
 
     def is_unchanged(state: State) -> bool:
         model = event["model"]
-        is_same_response = response_of_model(state, model) == response_of_model(judged_state, model)
+        is_same_decline = decline_of_model(state, model) == decline_of_model(judged_state, model)
         is_new = promotion_of_model(state, model) is None
-        return _gate_basis(state) == _gate_basis(judged_state) and is_same_response and is_new
+        return _gate_basis(state) == _gate_basis(judged_state) and is_same_decline and is_new
 
     def promote(state: State) -> State:
         promotion = {"action": "promoted"} | event
@@ -350,12 +272,6 @@ def record_measurement(store: Store, model_key: str, holdout: Evaluation) -> Eve
     return measurement_of_model(read_state(store) or {"history": []}, model_key) or event
 
 
-def measurement_of_model(state: State, model_key: str) -> Event | None:
-    """Return the event with a model's metrics on the labeled test images, or None if they were not measured."""
-    measured = (event for event in state["history"] if event["action"] == "measured")
-    return next((event for event in measured if event["model"] == model_key), None)
-
-
 def record_refit(store: Store, refitted: RefittedModel) -> None:
     """Append that a model was refitted to the history, unless it names this refitted model already."""
     model, key = refitted.measured_key, refitted.key
@@ -367,77 +283,9 @@ def record_response(store: Store, event: Event) -> None:
     """Append a response to a request for approval to the history, once: a task that is retried repeats it."""
 
     def is_new(state: State) -> bool:
-        last = response_of_model(state, event["model"]) or {}
-        return last != event | {"time": last.get("time")}
+        return all(event | {"time": other["time"]} != other for other in responses_of_model(state, event["model"]))
 
     _change_if(store, is_new, lambda state: _with_event(state, event))
-
-
-def response_of_model(state: State, model_key: str) -> Event | None:
-    """Return the last response to a request to promote a model, or None."""
-    responses = [event for event in state["history"] if event["action"] in RESPONSE_ACTIONS]
-    return next((event for event in reversed(responses) if event["model"] == model_key), None)
-
-
-def describe_response(event: Event) -> str:
-    """Return a response as text, such as ``declined by Ada: too few images``."""
-    by, note = event.get("by"), event.get("note")
-    return f"{event['action']}{f' by {by}' if by else ''}{f': {note}' if note else ''}"
-
-
-def champion_sequence(state: State) -> int:
-    """Return the position in the history, from 1, of the event that made the champion; 0 if there is no champion."""
-    positions = [number for number, event in enumerate(state["history"], 1) if event["action"] in CHAMPION_ACTIONS]
-    return positions[-1] if positions else 0
-
-
-def refit_of_model(state: State, model_key: str) -> str:
-    """Return the key of the newest refitted model of a model, or ""."""
-    refits = [event["refit"] for event in state["history"]
-              if event["action"] == "refitted" and event["model"] == model_key]
-    return str(refits[-1]) if refits else ""
-
-
-def describe_holdout(measurement: Mapping[str, Any]) -> str:
-    """Return the metric and the accuracy on the labeled test images, with their 95% intervals, as text."""
-    names = {"metric": METRICS[measurement.get("metric", "accuracy")], "accuracy": METRICS["accuracy"]}
-    if names["metric"].is_accuracy or measurement.get("holdout_metric") is None:
-        del names["metric"]
-    return ", ".join(
-        f"{metric.noun} {measurement[f'holdout_{name}']:.4f} ({measurement[f'holdout_{name}_low']:.4f} to "
-        f"{measurement[f'holdout_{name}_high']:.4f})" for name, metric in names.items())
-
-
-def model_summary(state: State, event: Event, evaluation: Evaluation | None) -> dict[str, Any]:
-    """Return accuracy, metric, their intervals, last public score and rank of an event's model; None if unknown."""
-    metrics = evaluation.metrics if evaluation else {}
-    scores = [other for other in state["history"] if other["action"] == "scored" and other["model"] == event["model"]]
-    last_score = scores[-1] if scores else {}
-    measurement = measurement_of_model(state, event["model"]) or {}
-    return {
-        "model": event["model"],
-        "run": event.get("run", ""),
-        "val_accuracy": event.get("val_accuracy"),
-        "val_accuracy_low": metrics.get("val_accuracy_low"),
-        "val_accuracy_high": metrics.get("val_accuracy_high"),
-        "metric": event.get("metric", "accuracy"),
-        "val_metric": event.get("val_metric", event.get("val_accuracy")),
-        "val_metric_low": metrics.get("val_metric_low", metrics.get("val_accuracy_low")),
-        "val_metric_high": metrics.get("val_metric_high", metrics.get("val_accuracy_high")),
-        **{name: measurement.get(name) for name in HOLDOUT_FIELDS},
-        "public_score": last_score.get("public_score"),
-        "rank": last_score.get("rank"),
-    }
-
-
-def promotions(state: State) -> list[Event]:
-    """Return the events that promoted a model, oldest first."""
-    return [event for event in state["history"] if event["action"] == "promoted"]
-
-
-def promotion_of_model(state: State, model_key: str) -> Event | None:
-    """Return the event that promoted a model, or None if it was never promoted."""
-    return next((event for event in promotions(state) if event["model"] == model_key), None)
 
 
 def require_promoted(store: Store, model_key: str) -> None:

@@ -9,7 +9,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from carclf.artifacts import Archive, Dataset, Evaluation, Model, Split, StageContext
-from carclf.champion import Event, State, load_event_model, load_training_split, promotions
+from carclf.champion import load_event_model, load_training_split
+from carclf.champion_history import Event, State, promotions
 from carclf.dataset.archives import extract_images
 from carclf.dataset.champion_split import EXCLUDED, TRAIN, previous_values, without_excluded_copies
 from carclf.ensembles.members import read_members

@@ -18,8 +18,9 @@ from carclf.metrics import METRICS
 from carclf.runs.record import run_id_from_dag_run
 from carclf.stages.chain import STAGES
 from carclf_airflow.assets import CANDIDATE
+from carclf_airflow.events import METRICS as METRIC_FIELDS
 from carclf_airflow.events import candidate_event
-from carclf_airflow.ids import CANDIDATE_GROUP, CANDIDATES_TASK, REQUEST_TASK
+from carclf_airflow.ids import CANDIDATE_GROUP, CANDIDATES_TASK, METRICS_KEY, REQUEST_TASK
 from carclf_airflow.pods import gpu_task_options
 from carclf_airflow.stage_process import child_environment, run_for_result, run_stage, skip_tasks
 
@@ -44,8 +45,10 @@ def promote_or_wait(context: Mapping[str, Any]) -> dict[str, Any]:
 def request_approval() -> None:
     """Emit the event of the candidate, which starts car_promote."""
     context = get_current_context()
-    results = [context["ti"].xcom_pull(task_ids=name) for name in ("fine_tune", "evaluate", "promote")]
-    context["outlet_events"][CANDIDATE].extra = candidate_event(run_id_from_dag_run(context["run_id"]), *results)
+    stages = ("fine_tune", "evaluate", "promote")
+    trained, evaluated, promoted = (context["ti"].xcom_pull(task_ids=name) for name in stages)
+    run, store = run_id_from_dag_run(context["run_id"]), os.environ.get("CARCLF_STORE", "store")
+    context["outlet_events"][CANDIDATE].extra = candidate_event(run, trained, evaluated, promoted, store)
 
 
 @task(  # type: ignore[untyped-decorator]  # as above
@@ -56,8 +59,12 @@ def waiting_candidates() -> list[dict[str, str]]:
     The store lists the candidates, and the asset's events only start the DAG: Airflow can drop an event that arrives
     before it has created the run for another one (decision 28).
     """
-    claim = ["--claim", get_current_context()["run_id"]]
+    # After these hours, the DAG run that asked has ended without a response, or was deleted.
+    context = get_current_context()
+    claim = ["--claim", context["run_id"], f"--claim-hours={TIMEOUT_HOURS + 1:g}"]
     candidates = run_for_result("champion candidates", claim, child_environment(CANDIDATES_TASK))
+    metrics = [{name: candidate["evaluation"].get(name) for name in METRIC_FIELDS} for candidate in candidates]
+    context["ti"].xcom_push(key=METRICS_KEY, value=metrics)  # for the notifications
     return [question(candidate) for candidate in candidates]
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 Extra = dict[str, Any]
 Result = Mapping[str, Any]  # of a stage, as XCom has it
+IDENTITY = ("store", "sequence", "model")  # of an event of a champion
 DATASET_COUNTS = ("num_train", "num_val", "num_holdout", "num_excluded")
 METRICS = ("metric", "val_metric", "val_metric_low", "val_metric_high", "val_accuracy", "val_accuracy_low",
            "val_accuracy_high")
@@ -20,11 +21,12 @@ def dataset_event(run: str, validated: Result, split: Result) -> Extra:
     }
 
 
-def candidate_event(run: str, trained: Result, evaluated: Result, promoted: Result) -> Extra:
+def candidate_event(run: str, trained: Result, evaluated: Result, promoted: Result, store: str) -> Extra:
     """Describe a model that passed the gate and waits for a person's decision."""
     decision = promoted["metrics"]
     return {
-        "run": run, "model": trained["key"], "decision": decision.get("decision_key", ""),
+        "run": run, "model": trained["key"], "model_url": f"{store}/models/{trained['key']}", "store": store,
+        "decision": decision.get("decision_key", ""),
         "reason": decision.get("reason", ""), "threshold": decision.get("threshold"),
         "champion": decision.get("champion"), **{name: evaluated["metrics"].get(name) for name in METRICS},
     }
@@ -40,14 +42,18 @@ def submission_event(run: str, submitted: Result) -> Extra:
 
 
 def champion_event(champion: Extra | None, last: Extra | None, store: str) -> Extra | None:
-    """Describe the champion if it was made after the last event, else return None.
+    """Describe the champion, or return None if the last event is of it.
 
-    ``champion`` is what ``carclf champion current`` prints, ``last`` the extra of the asset's last event. The
-    champion's ``sequence`` grows with each promotion and rollback in a store. The last event may be of another store,
-    or may have been created by hand without a sequence: then the champion is announced.
+    ``champion`` is what ``carclf champion current`` prints, ``last`` the extra of the asset's last event. That may be
+    of another store, of a history that was replaced by a backup, or created by hand with anything in it.
     """
     if champion is None:
         return None
     event = {"store": store, "model_url": f"{store}/models/{champion['model']}", **champion}
-    announced = last.get("sequence", 0) if last and last.get("store") == store else 0
-    return event if event["sequence"] > announced else None
+    return None if last and all(last.get(name) == event[name] for name in IDENTITY) else event
+
+
+def is_outdated(champion: Extra | None, last: Extra | None, store: str) -> bool:
+    """Return whether the last event is of a later champion: this one was read before it, or comes from a backup."""
+    sequence = last.get("sequence") if last and last.get("store") == store else None
+    return champion is not None and isinstance(sequence, int) and champion["sequence"] < sequence

@@ -32,17 +32,10 @@ def _design_params() -> dict[str, Param]:
                        description="Each recipe is trained once with each seed."),
         "folds": Param(0, type="integer", **limited(minimum=0, maximum=20), title="Folds", section="Design",
                        description="Folds of a cross-validation; 0 uses the validation subset."),
-        "promote": _promote_param(),
+        "promote": Param(False, type="boolean", title="Promote the winner", section="Design",
+                         description="Take the winner's best run through the gate. If approval is required, "
+                                     "car_promote asks a person."),
     }
-
-
-def _promote_param() -> Param:
-    """Return the switch of the promotion; it stays off if the policy forbids people to approve their own runs."""
-    is_allowed = form_policy().approval.own_runs
-    hint = "" if is_allowed else " Policy: another person must approve it."
-    return Param(False, type="boolean", title="Promote the winner", section="Design",
-                 description=f"Take the winner's best run through the gate, with your approval.{hint}",
-                 **({} if is_allowed else {"const": False}))
 
 
 def _racing_params() -> dict[str, Param]:

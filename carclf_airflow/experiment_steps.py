@@ -10,8 +10,11 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from carclf.experiments.plan_form import parse_integers
 from carclf.runs.record import run_id_from_dag_run
 from carclf_airflow.stage_process import (
+    EXIT_SKIP,
     airflow_run_environment,
     child_environment,
+    raise_for_status,
+    run_command,
     run_for_result,
     truncate_result,
 )
@@ -56,15 +59,20 @@ def compare_recipes(prepared: Sequence[Any]) -> Any:
 
 
 def promote_winner(compared: Mapping[str, Any]) -> Any:
-    """Take the winner's best run through the gate, approved by the user who triggered the experiment."""
+    """Take the winner's best run through the gate. If it needs an approval, it waits, and car_promote asks a person."""
     context = get_current_context()
     if not context["params"]["promote"]:
         raise AirflowSkipException("'Promote the winner' is off in the trigger form")
     if not compared["winner"]:
         raise AirflowSkipException("No recipe is better than the baseline")
-    user = context["dag_run"].triggering_user_name or ""
     environment = child_environment("promote") | airflow_run_environment(context)
-    return truncate_result(run_for_result("champion promote", ["--run", compared["winner"], "--by", user], environment))
+    ended = run_command("promote", ["--run", compared["winner"]], environment)
+    result = truncate_result(ended.result or {"metrics": {}})
+    if result["metrics"].get("decision") == "rejected":
+        raise AirflowFailException(f"The winner is not promoted: {result['metrics']['reason']}")
+    if not result.get("waiting") and ended.status != EXIT_SKIP:  # its submission is skipped
+        raise_for_status("promote", ended.status, ended.error)
+    return result
 
 
 def run_experiment_step(step: str, context: Mapping[str, Any], *arguments: str) -> Any:

@@ -6,4 +6,5 @@ EXPERIMENTS_DAG = "car_experiments"
 REQUEST_TASK = "request_approval"
 ANNOUNCE_TASK = "announce_champion"
 CANDIDATES_TASK = "candidates"
+METRICS_KEY = "metrics"  # of the XCom in which candidates keeps the metrics of each candidate
 CANDIDATE_GROUP = "candidate"  # of car_promote, mapped over the candidates

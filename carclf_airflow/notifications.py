@@ -17,7 +17,7 @@ from carclf.formatting import format_value
 from carclf.metrics import METRICS
 from carclf.runs.record import NOTHING_NEW
 from carclf.stages.chain import STAGES
-from carclf_airflow.ids import CANDIDATE_GROUP, CANDIDATES_TASK, PROMOTE_DAG
+from carclf_airflow.ids import CANDIDATE_GROUP, CANDIDATES_TASK, METRICS_KEY, PROMOTE_DAG
 
 TIMEOUT_SECONDS = 20
 MAIL = "mailto:"
@@ -69,10 +69,19 @@ def _target() -> str:
 
 
 def send_notifications(dag_id: str, state: str, context: Mapping[str, Any]) -> None:
-    """Send the outcome of the run to CARCLF_NOTIFICATION_URL; of car_promote, the outcome of each candidate."""
+    """Send the outcome of the run to CARCLF_NOTIFICATION_URL; of car_promote, the outcome of each candidate.
+
+    A notification that cannot be sent does not stop those of the other candidates; then the first error is raised.
+    """
+    errors: list[Exception] = []
     for results in _results(dag_id, state, context):
         notice = build_notification(dag_id, state, context, results)
-        _notifier(_target())({**context, "notice": notice | {"html": html.escape(notice["text"])}})
+        try:
+            _notifier(_target())({**context, "notice": notice | {"html": html.escape(notice["text"])}})
+        except Exception as error:  # noqa: BLE001 (each notifier raises its own)
+            errors.append(error)
+    if errors:
+        raise errors[0]
 
 
 def _results(dag_id: str, state: str, context: Mapping[str, Any]) -> list[Results]:
@@ -81,14 +90,18 @@ def _results(dag_id: str, state: str, context: Mapping[str, Any]) -> list[Result
     pull = context["ti"].xcom_pull
     if dag_id != PROMOTE_DAG:
         results = _stage_results(context["run_id"], pull)
-        return [] if _has_nothing_new(results) else [results]
+        return [] if state == "success" and _has_nothing_new(results) else [results]
     candidates = pull(task_ids=CANDIDATES_TASK) or []
+    metrics = pull(task_ids=CANDIDATES_TASK, key=METRICS_KEY) or [{}] * len(candidates)
     if not candidates and state == "failed":
         return [Results(context["run_id"], {}, {})]
-    return [  # a run that had nothing to ask sends nothing
+    results_of_all = [  # a run that had nothing to ask sends nothing
         _stage_results(candidate["run"], partial(pull, map_indexes=number), f"{CANDIDATE_GROUP}.")
         for number, candidate in enumerate(candidates)
     ]
+    for results, evaluated in zip(results_of_all, metrics, strict=True):
+        results.results["evaluate"] = {"metrics": evaluated}
+    return results_of_all
 
 
 def _has_nothing_new(results: Results) -> bool:

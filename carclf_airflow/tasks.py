@@ -12,7 +12,7 @@ from airflow.sdk.exceptions import AirflowRuntimeError, AirflowSkipException
 from carclf.runs.record import run_id_from_dag_run
 from carclf_airflow.assets import CHAMPION, DATASET, SUBMISSION
 from carclf_airflow.deployment import poke_seconds
-from carclf_airflow.events import champion_event, dataset_event, submission_event
+from carclf_airflow.events import IDENTITY, champion_event, dataset_event, is_outdated, submission_event
 from carclf_airflow.ids import ANNOUNCE_TASK
 from carclf_airflow.pods import gpu_task_options
 from carclf_airflow.stage_process import child_environment, poke_stage, run_for_result, run_stage
@@ -73,16 +73,23 @@ def announce_champion_task() -> Any:
     )
     def announce_champion() -> dict[str, Any]:
         context = get_current_context()
-        champion = run_for_result("champion current", [], child_environment(ANNOUNCE_TASK))
+        store, champion = os.environ.get("CARCLF_STORE", "store"), _read_champion()
         # The events are read last, since the child takes seconds in which another task may announce the champion.
-        event = champion_event(champion, _last_announcement(context), os.environ.get("CARCLF_STORE", "store"))
+        last = _last_announcement(context)
+        if is_outdated(champion, last, store):
+            champion = _read_champion()
+        event = champion_event(champion, last, store)
         if event is None:
             raise AirflowSkipException("The champion has not changed since the asset's last event")
         context["outlet_events"][CHAMPION].extra = event
-        context["asset_state_store"][CHAMPION].set(LAST, {name: event[name] for name in ("sequence", "store")})
+        context["asset_state_store"][CHAMPION].set(LAST, {name: event[name] for name in IDENTITY})
         return event
 
     return announce_champion()
+
+
+def _read_champion() -> Any:
+    return run_for_result("champion current", [], child_environment(ANNOUNCE_TASK))
 
 
 def _last_announcement(context: Mapping[str, Any]) -> Any:

@@ -14,7 +14,8 @@ The report is in the store, at `experiments/<name>/report.html`; the log of `pla
 | compare | the baseline did not finish | clear the baseline's training, then this task |
 | promote | the gate rejected the winner | the log names the rule |
 
-To promote the winner later, through the same gate: `carclf champion promote --run RUN`.
+If `gate.approval` is `required`, `promote` ends with a request: the next run of `car_promote`, within an hour, asks a
+person. To promote the winner later, through the same gate: `carclf champion promote --run RUN`.
 """
 
 from datetime import timedelta

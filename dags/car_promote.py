@@ -1,6 +1,6 @@
 """### Ask a person whether a model that passed the gate may become the champion, and announce champions.
 
-`candidates → (ask → promote → announce_champion, refit → submit → score) for each candidate`
+`candidates → (ask → promote → refit → submit → score, refit → announce_champion) for each candidate`
 
 A run of `car_retrain` with `gate.approval=required` starts this DAG. The question is under *Required Actions*; it
 occupies no worker slot, and several candidates may wait. An approved model is compared with the champion of that
@@ -10,7 +10,7 @@ moment. Every hour, a run asks about candidates and announces a champion that we
 |---|---|---|
 | announce_champion | the store is unavailable (it is skipped if the champion is not new) | none: the next run does it |
 | candidates | the store is unavailable | none: the next run asks |
-| ask | never: no response counts as rejected | `carclf promote --run RUN --approved-by NAME` |
+| ask | Airflow is down for all retries; no response is a rejection | `carclf promote --run RUN --approved-by NAME` |
 | promote | the store is unavailable (a rejected model skips the stages after it) | clear it |
 | refit, submit, score | as in `car_retrain` | as there |
 """
@@ -40,10 +40,11 @@ def car_promote():
     @task_group(group_id=CANDIDATE_GROUP)
     def candidate(run, decision, subject, body):
         promote = act_on_response(run, decision, ask(subject, body).output)
-        promote >> announce_champion_task()
+        refit = stage_task("refit", hours=60, run=run)
+        refit >> announce_champion_task()  # once, for the model that predicts; the hourly run does not wait so long
         chain(
             promote,
-            stage_task("refit", hours=60, run=run),
+            refit,
             # none_failed: refit is skipped if fine_tune.refit is off
             sensor_task("submit", hours=6, timeout=timedelta(days=3), run=run, trigger_rule="none_failed",
                         outlets=[SUBMISSION]),

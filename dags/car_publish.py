@@ -1,7 +1,7 @@
 """### Publish the champion.
 
-One task per target; a target that is not configured is skipped. A run starts when the champion changes, and once a
-day, to catch up with a target that was unavailable or with a champion that was refitted.
+One task per target; a target that is not configured is skipped. A run starts when the champion changes or is
+refitted, and once a day, to catch up with a target that was unavailable.
 
 | task | publishes to | configured by |
 |---|---|---|

@@ -59,8 +59,9 @@ def car_retrain():
     def promote():
         return promote_or_wait(get_current_context())
 
-    promoted = promote()
-    promoted >> [request_approval(), announce_champion_task()]
+    promoted, refit = promote(), stage_task("refit", hours=60)
+    promoted >> request_approval()
+    refit >> announce_champion_task()  # once, for the model that predicts
     chain(
         download(),
         stage_task("validate", hours=2),
@@ -69,7 +70,7 @@ def car_retrain():
         stage_task("fine_tune", hours=48),
         stage_task("evaluate", hours=6),
         promoted,
-        stage_task("refit", hours=60),
+        refit,
         # none_failed: refit is skipped if fine_tune.refit is off
         sensor_task("submit", hours=6, timeout=timedelta(days=3), trigger_rule="none_failed", outlets=[SUBMISSION]),
         sensor_task("score", hours=1, timeout=timedelta(hours=6)),

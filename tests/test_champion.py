@@ -20,8 +20,6 @@ from carclf.artifacts import Artifact, Model, Provenance
 from carclf.champion import (
     ensure_state,
     find_promotion,
-    promotion_of_model,
-    promotions,
     read_state,
     record_promotion,
     record_response,
@@ -29,6 +27,7 @@ from carclf.champion import (
     roll_back,
     set_threshold,
 )
+from carclf.champion_history import promotion_of_model, promotions
 from carclf.ensembles.members import read_members
 from carclf.errors import ConfigError, DamagedArtifactError, DataError
 from carclf.services.storage import Store, open_store

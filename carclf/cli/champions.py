@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from carclf.artifacts import Model
-from carclf.champion import State, find_promotion, read_state, roll_back, set_threshold
+from carclf.champion import find_promotion, read_state, roll_back, set_threshold
+from carclf.champion_history import State
 from carclf.cli.options import JsonOption, ResultOption, RunOption, StoreOption
 from carclf.cli.tables import champion_details, champion_rows, details_table, history_table
 from carclf.dashboard.champion_facts import champion_facts
@@ -17,7 +18,7 @@ from carclf.errors import ConfigError, QualityError
 from carclf.formatting import printable
 from carclf.metrics import METRICS
 from carclf.redaction import redact_values
-from carclf.runs.approvals import shown_decision, waiting_candidates
+from carclf.runs.approvals import Claimant, shown_decision, waiting_candidates
 from carclf.runs.mlflow_mirror import sync_champion_alias
 from carclf.runs.run import Run
 from carclf.services.airflow import request_announcement
@@ -74,9 +75,13 @@ def candidates(
     claim: Annotated[
         str, typer.Option("--claim", metavar="NAME", help="Leave out those that another name has claimed.")
     ] = "",
+    claim_hours: Annotated[
+        float, typer.Option("--claim-hours", help="Hours after which the claim of another name ends.")
+    ] = 25,
 ) -> None:
     """Print the candidates that wait for a person's approval as JSON, oldest first."""
-    _print_json(waiting_candidates(require_store(store_url), claim), result)
+    claimant = Claimant(claim, claim_hours) if claim else None
+    _print_json(waiting_candidates(require_store(store_url), claimant), result)
 
 
 def _print_json(value: object, result: Path | None) -> None:

@@ -16,7 +16,7 @@ from carclf.config import parse_override
 from carclf.dashboard.run_report import run_stage_with_report, write_report
 from carclf.errors import ConfigError, ServiceError
 from carclf.redaction import redact_values
-from carclf.runs.approvals import end_request, shown_decision
+from carclf.runs.approvals import end_request, release_claim, shown_decision
 from carclf.runs.record import NOTHING_NEW
 from carclf.runs.run import Result, Run, record_rejection
 from carclf.runs.unchanged import find_unchanged_run
@@ -87,7 +87,12 @@ def _promote(
         write_report(current)
     else:
         promotion = PromotionOptions(approved_by=by, note=note, shown_decision=shown or shown_decision(current))
-        outcome = run_stage_with_report(current, "promote", StageOptions(promotion))
+        try:
+            outcome = run_stage_with_report(current, "promote", StageOptions(promotion))
+        except ConfigError:
+            if shown:  # a response to a question of car_promote that is not allowed: another run asks again
+                release_claim(current)
+            raise
     _finish(outcome, result)
 
 

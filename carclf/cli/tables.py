@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from carclf.artifacts import Artifact, Decision, Evaluation, Model
-from carclf.champion import HOLDOUT_FIELDS, Event, State, describe_holdout, model_summary, promotions
+from carclf.champion_history import HOLDOUT_FIELDS, Event, State, describe_holdout, model_summary, promotions
 from carclf.formatting import format_count, format_value, printable
 from carclf.metrics import METRICS
 from carclf.runs.index import Row

@@ -3,7 +3,8 @@
 from typing import Any
 
 from carclf.artifacts import Evaluation
-from carclf.champion import Event, State, champion_sequence, model_summary, read_state
+from carclf.champion import read_state
+from carclf.champion_history import Event, State, champion_sequence, model_summary, refit_of_model
 from carclf.dashboard.run_reader import Facts
 from carclf.errors import DataError
 from carclf.runs.index import BOUNDS
@@ -34,7 +35,8 @@ class Champion(Facts):
     by: str  # who approved the promotion or rolled back, or ""
     action: str = "promoted"  # or rolled_back
     decision: str = ""  # the key of the decision that promoted the model
-    sequence: int = 0  # the position in the history of the event that made the champion
+    refit: str = ""  # the key of the refitted model that predicts for it, or ""
+    sequence: int = 0  # the position in the history of the event that made the model that predicts
 
 
 class ThresholdChange(Facts):
@@ -74,7 +76,8 @@ def _champion(store: Store, state: State, event: Event) -> Champion:
     summary = model_summary(state, event, evaluation)
     summary = {f"val_metric{bound}": summary[f"val_accuracy{bound}"] for bound in BOUNDS} | summary
     by = event.get("approved_by") or event.get("by") or ""
-    made = {"action": event["action"], "decision": event.get("decision", ""), "sequence": champion_sequence(state)}
+    made = {"action": event["action"], "decision": event.get("decision", ""), "sequence": champion_sequence(state),
+            "refit": refit_of_model(state, event["model"])}
     return Champion.model_validate(summary | made | {
         "rank": summary["rank"] or None, "since": event["time"], "by": by})
 

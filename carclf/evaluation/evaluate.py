@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from carclf.artifacts import Archive, Dataset, Evaluation, Metrics, Model, Provenance, Split, StageContext, build
-from carclf.champion import Event, load_event_model
+from carclf.champion import load_event_model
+from carclf.champion_history import Event
 from carclf.config import Config, Evaluate
 from carclf.dataset.archives import extract_images
 from carclf.errors import QualityError

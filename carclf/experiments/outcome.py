@@ -12,7 +12,7 @@ from pydantic import FiniteFloat, with_config
 from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
 
 from carclf.artifacts import Evaluation, Model, Split
-from carclf.champion import MetricName
+from carclf.champion_history import MetricName
 from carclf.errors import CarclfError, QualityError
 from carclf.evaluation.assessment import dependent_images
 from carclf.experiments.ablations import ENSEMBLE

@@ -11,7 +11,7 @@ from typing import NotRequired  # pydantic needs it on Python 3.11
 from pydantic import FiniteFloat
 from typing_extensions import TypedDict
 
-from carclf.champion import MetricName
+from carclf.champion_history import MetricName
 from carclf.experiments.plan import Plan
 from carclf.experiments.trainings import rung_key
 from carclf.experiments.variants import BASELINE

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from carclf.champion import read_state, refit_of_model
+from carclf.champion import read_state
+from carclf.champion_history import refit_of_model
 from carclf.errors import ServiceError, StageSkipped
 from carclf.services.storage import Store
 

@@ -13,7 +13,8 @@ from typing import Any
 from pydantic import with_config
 from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
 
-from carclf.champion import MetricName, champion_event
+from carclf.champion import champion_event
+from carclf.champion_history import MetricName
 from carclf.errors import CarclfError, DataError
 from carclf.formatting import finite_number, truncate
 from carclf.metrics import METRICS

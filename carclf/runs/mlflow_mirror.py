@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from carclf.artifacts import Artifact, Metrics, Model
-from carclf.champion import Event, read_state
+from carclf.champion import read_state
+from carclf.champion_history import Event
 from carclf.config import flatten
 from carclf.config.sources import parse_source
 from carclf.errors import StageSkipped

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from carclf.artifacts import Classifier, Decision, Evaluation, Model, RefittedModel
-from carclf.champion import CHAMPION, champion_model, read_state, refit_of_model
+from carclf.champion import CHAMPION, champion_model, read_state
+from carclf.champion_history import refit_of_model
 from carclf.errors import ConfigError
 from carclf.runs.record import Record
 from carclf.runs.run import Run

@@ -17,6 +17,7 @@ MAX_DAG_RUN_ID = 100  # characters; an experiment appends the recipe and the see
 DAG_RUN_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_DAG_RUN_ID - 1}}}")
 HASH_LENGTH = 8
 NOTHING_NEW = "nothing new"  # starts the reason of a run that ended because it would have repeated an earlier one
+CLAIM_FIELDS = ("claimed_by", "claimed_at")  # of an attempt that waits for approval
 STARTED_BY_VARIABLE = "CARCLF_STARTED_BY"  # of a stage's process: the person who triggered the DAG run
 
 
@@ -43,7 +44,8 @@ class Attempt(TypedDict, total=False):
     """The latest unfinished attempt at a stage; ``text`` is the reason of its state.
 
     The states are running, waiting, failed, skipped (there is nothing to do), declined (by a person) and expired
-    (nobody responded). ``claimed_by`` names who asks a person for the approval that the attempt waits for.
+    (nobody responded). ``claimed_by`` names who asks a person, since ``claimed_at``, for the approval that the attempt
+    waits for.
     """
 
     stage: str
@@ -53,6 +55,7 @@ class Attempt(TypedDict, total=False):
     text: str
     until: str
     claimed_by: str
+    claimed_at: str
     metrics: dict[str, Any]
 
 

@@ -23,7 +23,8 @@ from carclf.artifacts import (
     rebuilding,
     verify_artifact,
 )
-from carclf.champion import promotion_of_model, promotions, read_state
+from carclf.champion import read_state
+from carclf.champion_history import promotion_of_model, promotions
 from carclf.config import Config
 from carclf.dataset.fixes import read_fixes
 from carclf.errors import CarclfError, ConfigError, DamagedArtifactError, DataError

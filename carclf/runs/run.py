@@ -24,6 +24,7 @@ from carclf.runs.index import update_index
 from carclf.runs.live import record_progress
 from carclf.runs.mlflow_mirror import mirror_to_mlflow
 from carclf.runs.record import (
+    CLAIM_FIELDS,
     STARTED_BY_VARIABLE,
     Attempt,
     Record,
@@ -261,7 +262,8 @@ class Run:
         """Write the state of an attempt to the record. The state is only informative, so an error is only logged."""
         attempt: Any = {"stage": stage, "since": since, "state": state} | fields
         try:
-            self._change(lambda record: {**record, "attempts": {**record["attempts"], stage: attempt}})
+            self._change(lambda record: {**record, "attempts": {
+                **record["attempts"], stage: _claim_of(record["attempts"].get(stage), state) | attempt}})
         except CarclfError as error:
             log.warning("%s: the state %s was not written to the record: %s", stage, state, error)
 
@@ -388,6 +390,14 @@ def _with_result(record: Record, result: Result, entry: dict[str, Any]) -> Recor
     if stages.get("refit", {}).get("metrics", {}).get("measured") != stages.get("fine_tune", {}).get("key"):
         stages.pop("refit", None)  # it would predict with the calibration of another model
     return {**record, "stages": stages, "attempts": attempts}
+
+
+def _claim_of(attempt: Attempt | None, state: str) -> dict[str, Any]:
+    """Return the claim of an attempt if it also holds for the attempt in ``state`` that replaces it."""
+    unfinished = ("waiting", "running")
+    if attempt is None or attempt.get("state") not in unfinished or state not in unfinished:
+        return {}
+    return {name: value for name, value in attempt.items() if name in CLAIM_FIELDS}
 
 
 def _now() -> str:

@@ -21,15 +21,17 @@ def request_announcement() -> None:
     url, token = (os.environ.get(name, "").strip() for name in (URL_VARIABLE, TOKEN_VARIABLE))
     if not (url and token):
         return
+    host: str | None = ""
     try:
+        host = urlsplit(url).hostname
         response = requests.post(
             f"{url.rstrip('/')}/api/v2/dags/{DAG}/dagRuns", json={"logical_date": None}, timeout=TIMEOUT_SECONDS,
             headers={"Authorization": f"Bearer {token}"},
         )
         problem = "" if response.ok else f"HTTP status {response.status_code}"
-    except requests.RequestException as error:
+    except (requests.RequestException, ValueError) as error:  # ValueError: the URL is malformed
         problem = type(error).__name__
     if problem:
         log.warning("champion: not announced host=%s error=%s. Check %s and %s (a token expires after a day), or "
-                    "trigger %s in Airflow; otherwise its hourly run announces the champion.", urlsplit(url).hostname,
-                    problem, URL_VARIABLE, TOKEN_VARIABLE, DAG)
+                    "trigger %s in Airflow; otherwise its hourly run announces the champion.", host, problem,
+                    URL_VARIABLE, TOKEN_VARIABLE, DAG)

@@ -7,20 +7,22 @@ from pathlib import Path
 from carclf.artifacts import Archive, Decision, Evaluation, Metrics, Model, Provenance, Split, StageContext, build
 from carclf.champion import (
     MAX_ATTEMPTS,
-    Event,
-    State,
-    describe_holdout,
-    describe_response,
     ensure_state,
     load_event_model,
-    measurement_of_model,
-    promotion_of_model,
     read_state,
     record_measurement,
     record_promotion,
     record_response,
     require_common_classes,
-    response_of_model,
+)
+from carclf.champion_history import (
+    Event,
+    State,
+    decline_of_model,
+    describe_holdout,
+    describe_response,
+    measurement_of_model,
+    promotion_of_model,
 )
 from carclf.config import Config, Gate
 from carclf.errors import ServiceError, StageWaiting
@@ -103,10 +105,10 @@ def _promote(candidate: Candidate, context: StageContext, options: PromotionOpti
         if earlier := promotion_of_model(state, candidate.model.key):
             return _earlier_decision(earlier, state, store), True
         decision, reused = _decide(candidate, state, context)
-        decision = _with_response(decision, state)
+        decision = _with_decline(decision, state)
         if decision.metric("decision") == "rejected":
             if not options.override_reason:
-                return _with_approval(decision, options, store), reused
+                return _with_approval(decision, options, state, store), reused
             decision, reused = _override(decision, options.override_reason, store)
         if context.config.gate.approval == "required" and not options.approved_by:
             raise _approval_required(decision, options.run_id, store)
@@ -173,19 +175,22 @@ def _decide(candidate: Candidate, state: State, context: StageContext) -> tuple[
     return build(Decision, make, Provenance(VERSION, inputs, settings), store)
 
 
-def _with_response(decision: Decision, state: State) -> Decision:
+def _with_decline(decision: Decision, state: State) -> Decision:
     """Return the decision, as a rejection if a person declined the model."""
-    response = response_of_model(state, decision.input("model"))
-    if response is None or response["action"] != "declined" or decision.metric("decision") == "rejected":
+    decline = decline_of_model(state, decision.input("model"))
+    if decline is None or decision.metric("decision") == "rejected":
         return decision
-    rejected = {"decision": "rejected", "reason": f"rejected: {describe_response(response)}"}
+    rejected = {"decision": "rejected", "reason": f"rejected: {describe_response(decline)}"}
     return decision.model_copy(update={"metrics": decision.metrics | rejected})
 
 
-def _with_approval(rejected: Decision, options: PromotionOptions, store: Store) -> Decision:
-    """Record an approval that promotes nothing, because the gate rejects the candidate now; return the rejection."""
+def _with_approval(rejected: Decision, options: PromotionOptions, state: State, store: Store) -> Decision:
+    """Record an approval that promotes nothing, because the gate rejects the candidate now; return the rejection.
+
+    A declined model needs an override instead of an approval, so nothing is recorded.
+    """
     evidence = _changed_evidence(rejected, options, store)
-    if not options.approved_by or not evidence:
+    if not options.approved_by or not evidence or decline_of_model(state, rejected.input("model")):
         return rejected
     event = {"action": "approved", "model": rejected.input("model"), "run": options.run_id, "by": options.approved_by,
              "note": options.note, "decision": rejected.key}

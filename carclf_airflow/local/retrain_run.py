@@ -39,7 +39,7 @@ def run_retrain(airflow: Airflow) -> dict[str, Any]:
 def follow_run(run: DagRun) -> dict[str, Any]:
     """Print each task as it finishes, until the decision; return the summary: state, tasks, metrics and seconds."""
     started = time.monotonic()
-    progress = _Progress(_Tasks(run))
+    progress = _Progress(CandidateTasks(run))
     progress.follow()
     if progress.is_waiting_for_approval:
         progress.source = _approval_tasks(run)
@@ -48,7 +48,7 @@ def follow_run(run: DagRun) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class _Tasks:
+class CandidateTasks:
     """The tasks of a run, or those of one candidate in a run of car_promote."""
 
     run: DagRun
@@ -61,17 +61,25 @@ class _Tasks:
         return str(task["task_id"]).removeprefix(self.group) if is_own else ""
 
     def result(self, name: str) -> Any:
+        """Return what a task returned."""
         return self.run.result(self.group + name, self.map_index)
 
     def has_result(self, name: str) -> bool:
+        """Return whether a task returned something."""
         return self.run.has_result(self.group + name, self.map_index)
+
+    def has_ended(self, tasks: list[dict[str, Any]]) -> bool:
+        """Return whether the tasks of this candidate have finished; those of others may wait for hours."""
+        states = {name: task["state"] for task in tasks if (name := self.name(task))}
+        return bool(self.group) and "score" in states and FINISHED_STATES.issuperset(states.values())
 
     @property
     def question_path(self) -> str:
+        """The path of the question in the REST API."""
         return f"{self.run.path}/taskInstances/{self.group}ask/{self.map_index}/hitlDetails"
 
 
-def _approval_tasks(run: DagRun) -> _Tasks:
+def _approval_tasks(run: DagRun) -> CandidateTasks:
     """Wait for the run of car_promote that asks about a run; return the tasks of its candidate."""
     run_id, airflow = run_id_from_dag_run(run.run_id), run.airflow
     limit = time.monotonic() + HEALTHY_SECONDS
@@ -81,7 +89,7 @@ def _approval_tasks(run: DagRun) -> _Tasks:
             candidates = asking.result(CANDIDATES_TASK) if asking.has_result(CANDIDATES_TASK) else []
             for number, candidate in enumerate(candidates):
                 if candidate["run"] == run_id:
-                    return _Tasks(asking, f"{CANDIDATE_GROUP}.", number)
+                    return CandidateTasks(asking, f"{CANDIDATE_GROUP}.", number)
         time.sleep(POLL_SECONDS)
     raise AirflowError(f"{PROMOTE_DAG} did not ask about {run_id}; see {airflow.processes.log_folder}")
 
@@ -89,14 +97,14 @@ def _approval_tasks(run: DagRun) -> _Tasks:
 class _Progress:
     """The lines of a run that were printed, and the results of its tasks."""
 
-    def __init__(self, source: _Tasks) -> None:
+    def __init__(self, source: CandidateTasks) -> None:
         self.source = source
         self.waiting: set[str] = set()  # tasks whose reason to wait has been printed
         self.tasks: dict[str, dict[str, Any]] = {}
         self.results: dict[str, dict[str, Any]] = {}
 
     def follow(self) -> None:
-        """Print each task of the source that starts to wait or finishes, until its run has finished."""
+        """Print each task of the source that starts to wait or finishes, until they have finished."""
         finished: set[str] = set()
         for tasks in self.source.run.poll(POLL_SECONDS):
             for task in tasks:
@@ -107,6 +115,8 @@ class _Progress:
                 if name and task["state"] in FINISHED_STATES and name not in finished:
                     finished.add(name)
                     self._finish(name, task)
+            if self.source.has_ended(tasks):
+                return
 
     @property
     def is_waiting_for_approval(self) -> bool:
@@ -121,13 +131,19 @@ class _Progress:
         if task["state"] == "failed":
             self.source.run.print_log_tail(self.source.group + name, self.source.map_index)
 
+    def _state(self) -> str:
+        if not self.source.group:
+            return self.source.run.state()
+        is_failed = any(task["state"] in ("failed", "upstream_failed") for task in self.tasks.values())
+        return "failed" if is_failed else "success"
+
     def summary(self, seconds: float) -> dict[str, Any]:
         metrics = {name: result.get("metrics", {}) for name, result in self.results.items()}
         promote, evaluated, score = (metrics.get(stage, {}) for stage in ("promote", "evaluate", "score"))
         stages = [name for name in ("promote", "refit", "submit") if name in self.results]
         reasons = [self.results[name].get("skip_reason") for name in stages]
         return {
-            "state": self.source.run.state(), "tasks": self.tasks,
+            "state": self._state(), "tasks": self.tasks,
             "val_accuracy": evaluated.get("val_accuracy"), "metric": evaluated.get("metric", "accuracy"),
             "val_metric": evaluated.get("val_metric", evaluated.get("val_accuracy")),
             "threshold": promote.get("threshold"), "decision": promote.get("decision"), "reason": promote.get("reason"),
@@ -138,7 +154,7 @@ class _Progress:
         }
 
 
-def _waiting_reason(source: _Tasks, name: str, task: dict[str, Any]) -> str:
+def _waiting_reason(source: CandidateTasks, name: str, task: dict[str, Any]) -> str:
     """Return the reason why a task waits if the user should know it, else ""."""
     run = source.run
     if name == "ask" and task["state"] in ("awaiting_input", "deferred"):
@@ -150,7 +166,7 @@ def _waiting_reason(source: _Tasks, name: str, task: dict[str, Any]) -> str:
     return ""
 
 
-def _task_result(source: _Tasks, name: str) -> dict[str, Any]:
+def _task_result(source: CandidateTasks, name: str) -> dict[str, Any]:
     if name == "ask":
         details = source.run.airflow.call("GET", source.question_path)
         user = details["responded_by_user"]

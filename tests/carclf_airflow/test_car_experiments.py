@@ -6,8 +6,13 @@ from typing import Any
 
 import pytest
 from airflow_process import airflow_environment, printed_json, run_python
+from gate_candidates import build_candidate
+from recorded_runs import record_candidate
 
+from carclf.champion import champion_event
 from carclf.experiments.plan_form import Form
+from carclf.runs.approvals import waiting_candidates
+from carclf.services.storage import open_store
 
 CHOICES = ["choose_1", "choose_2", "choose_3", "choose_finalists"]
 TRAININGS = ["rung_1", "rung_2", "rung_3", "finish"]
@@ -108,3 +113,32 @@ def test_an_invalid_form_fails_in_plan_and_the_log_names_the_mistake(tmp_path: P
     assert "'frozzen'" in printed
     assert printed.splitlines()[-1] == "AirflowFailException"
     assert not (tmp_path / "store" / "runs").exists()
+
+
+def test_the_winner_needs_the_approval_of_a_person_if_it_is_required(tmp_path: Path) -> None:
+    environment = airflow_environment(tmp_path)
+    store = open_store(environment["CARCLF_STORE"])
+    for run_id, wrong, approval in (("weak", range(30), "none"), ("waits", [1], "required"), ("free", [0], "none")):
+        candidate = build_candidate(store, run_id, wrong)
+        record_candidate(store, run_id, candidate, **{"gate.approval": approval, "submit.enabled": False})
+    code = """
+        import json
+        from types import SimpleNamespace as N
+        from carclf_airflow import experiment_steps
+        run = N(dag_id="car_experiments", run_id="manual__1", triggering_user_name="ada")
+        experiment_steps.get_current_context = lambda: {"params": {"promote": True}, "dag_run": run}
+        results = []
+        for winner in ("weak", "waits", "free"):
+            try:
+                results.append(experiment_steps.promote_winner({"winner": winner})["metrics"]["decision"])
+            except Exception as error:
+                results.append([type(error).__name__, str(error)])
+        print(json.dumps(results))
+    """
+    (weak, reason), waits, free = printed_json(code, environment)
+    assert (weak, waits, free) == ("AirflowFailException", "awaiting approval", "promoted")
+    assert reason.startswith("The winner is not promoted: rejected: accuracy 0.5000")
+    assert [candidate["run"] for candidate in waiting_candidates(store)] == ["waits"]
+    champion = champion_event(store)
+    assert champion is not None
+    assert (champion["run"], champion.get("approved_by")) == ("free", None)

@@ -157,9 +157,10 @@ def unanswered(airflow: Airflow, store: Store) -> Question:
     return questions(airflow, "unanswered")[0]
 
 
-def test_candidates_that_wait_are_decided_in_any_order_against_the_champion_of_that_moment(
+def test_waiting_candidates_are_compared_with_the_champion_of_that_moment(
     airflow: Airflow, store: Store, unanswered: Question
 ) -> None:
+    """They are decided in any order."""
     weak, good = wait_for_approval(store, "weak", range(12)), wait_for_approval(store, "good", [0, 1])
     emit_candidate(airflow)
     emit_candidate(airflow)

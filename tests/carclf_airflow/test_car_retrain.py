@@ -19,8 +19,6 @@ from carclf.runs.index import list_runs
 from carclf.services.storage import open_store
 from carclf.stages.chain import STAGES
 
-AFTER_PROMOTE = ["request_approval", "announce_champion"]
-
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
@@ -62,8 +60,8 @@ def described(environment: dict[str, str]) -> dict[str, Any]:
 
 def test_the_chain_has_ten_stages_on_the_gpu_queue(described: dict[str, Any]) -> None:
     chain = {name: [after] for name, after in itertools.pairwise(STAGES)}
-    chain["promote"] = sorted([*AFTER_PROMOTE, *chain["promote"]])
-    assert described["chain"] == chain | {name: [] for name in ("score", *AFTER_PROMOTE)}
+    chain |= {"promote": ["refit", "request_approval"], "refit": ["announce_champion", "submit"]}
+    assert described["chain"] == chain | {name: [] for name in ("score", "request_approval", "announce_champion")}
     assert described["queues"] == ["gpu"]
     assert described["timeouts"]
     assert (described["active"], described["catchup"]) == (1, False)

@@ -5,14 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gate_candidates import build_candidate
+from gate_candidates import build_artifact, build_candidate
 
+from carclf.artifacts import Provenance, RefittedModel
 from carclf.champion import champion_event as stored_champion
-from carclf.champion import ensure_state, promotion_of_model, record_promotion, roll_back, set_threshold
+from carclf.champion import ensure_state, record_promotion, record_refit, roll_back, set_threshold
+from carclf.champion_history import promotion_of_model, refit_of_model
 from carclf.dashboard.champion_facts import champion_facts
 from carclf.errors import ConfigError
 from carclf.services.storage import Store, open_store
-from carclf_airflow.events import candidate_event, champion_event, dataset_event, submission_event
+from carclf_airflow.events import candidate_event, champion_event, dataset_event, is_outdated, submission_event
 
 INTERVAL = {"metric": "log_loss", "val_metric": 0.5, "val_metric_low": 0.4, "val_metric_high": 0.6, "val_accuracy": 0.9,
             "val_accuracy_low": 0.8, "val_accuracy_high": 0.95}
@@ -31,8 +33,10 @@ def test_the_dataset_event_has_the_keys_and_the_counts_per_subset() -> None:
 def test_the_candidate_event_has_the_decision_and_the_metric_with_its_interval() -> None:
     promoted = {"waiting": True, "metrics": {"decision_key": "k", "reason": "awaiting approval: x", "threshold": 0.7,
                                              "champion": "c", "decision": "awaiting approval"}}
-    assert candidate_event("r", {"key": "m"}, {"metrics": INTERVAL | {"num_images": 9}}, promoted) == INTERVAL | {
-        "run": "r", "model": "m", "decision": "k", "reason": "awaiting approval: x", "threshold": 0.7, "champion": "c"}
+    evaluated = {"metrics": INTERVAL | {"num_images": 9}}
+    assert candidate_event("r", {"key": "m"}, evaluated, promoted, STORE) == INTERVAL | {
+        "run": "r", "model": "m", "model_url": f"{STORE}/models/m", "store": STORE, "decision": "k",
+        "reason": "awaiting approval: x", "threshold": 0.7, "champion": "c"}
 
 
 def test_the_submission_event_has_the_reference_and_the_model() -> None:
@@ -48,12 +52,21 @@ def test_the_champion_event_has_the_facts_of_the_champion() -> None:
 
 
 @pytest.mark.parametrize(("last", "is_announced"), [
-    ({"sequence": 3, "store": STORE}, False), ({"sequence": 4, "store": STORE}, False),
-    ({"sequence": 2, "store": STORE}, True), ({"sequence": 9, "store": "elsewhere"}, True), ({}, True), (None, True),
+    ({"sequence": 3, "model": "m", "store": STORE}, False), ({"sequence": 2, "model": "m", "store": STORE}, True),
+    ({"sequence": 3, "model": "m", "store": "elsewhere"}, True), ({}, True), (None, True),
+    ({"sequence": 3, "model": "lost in a restored backup", "store": STORE}, True),
+    ({"sequence": "forged", "store": STORE}, True), ({"sequence": 10**9, "store": STORE}, True),
 ])
 def test_a_champion_is_announced_unless_the_last_event_is_of_it(last: Any, is_announced: bool) -> None:
     assert (champion_event({"model": "m", "sequence": 3}, last, STORE) is not None) == is_announced
     assert champion_event(None, last, STORE) is None
+
+
+@pytest.mark.parametrize(("sequence", "store", "outdated"), [
+    (4, STORE, True), (3, STORE, False), (4, "elsewhere", False), ("forged", STORE, False), (None, STORE, False)])
+def test_a_champion_that_is_older_than_the_last_event_is_read_again(sequence: Any, store: str, outdated: bool) -> None:
+    assert is_outdated({"model": "m", "sequence": 3}, {"sequence": sequence, "store": store}, STORE) == outdated
+    assert not is_outdated(None, {"sequence": sequence, "store": store}, STORE)
 
 
 class Deployment:
@@ -62,6 +75,11 @@ class Deployment:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.candidates = [build_candidate(store, str(number)) for number in range(5)]
+        self.refits = [
+            [build_artifact(store, RefittedModel, Provenance(1, {"measured": candidate.model.key}, {"n": number}))
+             for number in range(2)]
+            for candidate in self.candidates
+        ]
         self.events: list[dict[str, Any]] = []
         ensure_state(store, 0.5)
 
@@ -78,6 +96,10 @@ class Deployment:
         is_new = promotion_of_model(state, candidate.model.key) is None
         assert record_promotion(self.store, event, state) == is_new
 
+    def refit(self, number: int) -> None:
+        is_first = refit_of_model(ensure_state(self.store, 0.5), self.candidates[number].model.key) == ""
+        record_refit(self.store, self.refits[number][0 if is_first else 1])
+
     def roll_back(self, number: int) -> None:
         try:
             roll_back(self.store, self.candidates[number].model.key)
@@ -93,18 +115,21 @@ def test_events_agree_with_the_champion_after_any_interleaving(tmp_path: Path, s
     for _ in range(10):
         for _ in range(chance.randint(1, 6)):
             number = chance.randrange(5)
-            chance.choice([deployment.promote, deployment.roll_back])(number)
+            chance.choice([deployment.promote, deployment.roll_back, deployment.refit])(number)
             if chance.random() < 0.3:
                 set_threshold(deployment.store, round(chance.random(), 3))
             for _ in range(chance.choice([0, 0, 1, 2])):  # 0: it crashed before the event; 2: two DAGs announce
                 deployment.announce()
         deployment.announce()
         champion, events = stored_champion(deployment.store), deployment.events
-        assert [event["model"] for event in events[-1:]] == ([champion["model"]] if champion else [])
+        state = ensure_state(deployment.store, 0.5)
+        expected = [(champion["model"], refit_of_model(state, champion["model"]))] if champion else []
+        assert [(event["model"], event["refit"]) for event in events[-1:]] == expected
         sequences = [event["sequence"] for event in events]
         assert sequences == sorted(set(sequences))
     history = ensure_state(deployment.store, 0.5)["history"]
-    for event in deployment.events:  # each is of an event that moved the pointer
+    for event in deployment.events:  # each is of an event that changed which model predicts
         made = history[event["sequence"] - 1]
-        assert (made["action"], made["model"]) == (event["action"], event["model"])
-        assert made["action"] in ("promoted", "rolled_back")
+        assert made["model"] == event["model"]
+        assert made["action"] in ({"refitted"} if event["refit"] else set()) | {event["action"]}
+        assert event["action"] in ("promoted", "rolled_back")

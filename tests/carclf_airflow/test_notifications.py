@@ -22,7 +22,8 @@ SCORED = {"evaluate return_value": {"metrics": INTERVAL | {"num_images": 500}},
           "score return_value": {"metrics": {"ref": 7, "public_score": 0.9, "rank": 2, "warning": ""}}}
 COMPARISON = {"difference": 0.0123, "difference_low": -0.003, "difference_high": 0.027,
               "largest_class_change": "<a&b>: recall 0.800, the champion's 0.700 (30 images)"}
-COMPARED = {"promote return_value": {"metrics": REJECTED["promote return_value"]["metrics"] | INTERVAL | COMPARISON}}
+COMPARED = {"evaluate return_value": {"metrics": INTERVAL},
+            "promote return_value": {"metrics": REJECTED["promote return_value"]["metrics"] | COMPARISON}}
 NOT_SUBMITTED = {
     "promote return_value": {"metrics": {"decision": "promoted", "reason": "promoted: all rules hold"}},
     "submit return_value": {"key": "", "metrics": {}, "skip_reason": "notebooks only"},
@@ -32,6 +33,7 @@ WAITING = {"promote return_value": {"waiting": True, "metrics": {
 DECLINED = {"skip_reason": "declined by admin: weak", "metrics": {"decision": "declined", "reason": REASON}}
 CANDIDATES = {
     "candidates return_value": [{"run": "r-0"}, {"run": "r-1"}, {"run": "r-2"}],
+    "candidates metrics": [{}, INTERVAL, {}],
     "candidate.promote return_value 0": DECLINED,
     "candidate.promote return_value 1": {"metrics": {"decision": "promoted", "reason": "promoted: all rules hold"}},
     "candidate.score return_value 1": {"metrics": {"public_score": 0.9}},
@@ -104,12 +106,21 @@ def test_car_promote_notifies_of_each_candidate_and_of_nothing_if_there_is_none(
     assert [(message["run_id"], message["outcome"], message["reason"]) for message in webhook.messages] == [
         ("r-0", "declined", f"declined by admin: weak; {REASON}"), ("r-1", "promoted", "promoted: all rules hold"),
         ("r-2", "failed", "promote: ServiceError: down")]
-    assert webhook.messages[1]["metrics"] == {"public_score": 0.9}
+    assert webhook.messages[1]["metrics"] == INTERVAL | {"public_score": 0.9}
+    assert "(validation log loss 0.5 (95%: 0.4 to 0.61), public score 0.9)" in webhook.messages[1]["text"]
     assert webhook.messages[1]["url"] == f"{BASE_URL}/dags/car_promote/runs/manual__1"
-def test_a_run_with_nothing_new_is_not_announced(tmp_path: Path, webhook: Webhook) -> None:
+
+
+def test_a_run_with_nothing_new_is_announced_only_if_it_failed(tmp_path: Path, webhook: Webhook) -> None:
     nothing = {"download return_value": {"key": "ab", "metrics": {}, "skip_reason": "nothing new: run r had the same"}}
-    notify(tmp_path, (webhook.url, "success", nothing), (webhook.url, "success", REJECTED))
-    assert [message["outcome"] for message in webhook.messages] == ["rejected"]
+    notify(tmp_path, (webhook.url, "success", nothing), (webhook.url, "failure", nothing))
+    assert [(message["outcome"], message["reason"]) for message in webhook.messages] == [("failed", "task_failure")]
+
+
+def test_a_candidate_whose_notification_fails_does_not_silence_the_others(tmp_path: Path, webhook: Webhook) -> None:
+    (error,) = notify(tmp_path, (f"{webhook.url}/fail", "failure", CANDIDATES))
+    assert error == "ConnectionError 127.0.0.1: HTTP status 500"
+    assert [message["run_id"] for message in webhook.messages] == ["r-0", "r-1", "r-2"]
 
 
 def test_a_mail_is_sent_by_airflows_smtp_connection(tmp_path: Path, mailbox: Mailbox) -> None:

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gate_candidates import Candidate, build_candidate
+from gate_candidates import Candidate, build_artifact, build_candidate
 from typer.testing import CliRunner, Result
 
-from carclf.artifacts import Decision
-from carclf.champion import read_state, record_score
+from carclf.artifacts import Decision, Provenance, RefittedModel
+from carclf.champion import read_state, record_refit, record_score
 from carclf.cli.app import app
 from carclf.config import load_config
 from carclf.errors import ConfigError, QualityError
@@ -244,6 +244,27 @@ def test_the_current_champion_has_the_sequence_number_of_its_event(store: Store)
     carclf(store, "champion", "rollback")
     current = json.loads(carclf(store, "champion", "current").stdout)
     assert (current["model"], current["sequence"], current["action"]) == (first.model.key, 4, "rolled_back")
+    assert current["refit"] == ""
+
+
+def test_a_refit_of_the_champion_has_a_new_sequence_number_and_of_another_model_has_not(store: Store) -> None:
+    first, second = evaluated_run(store, "first", [0, 1]), evaluated_run(store, "second", [1])
+    refits = [build_artifact(store, RefittedModel, Provenance(1, {"measured": candidate.model.key}, {}))
+              for candidate in (first, second)]
+
+    def current() -> tuple[Any, ...]:
+        facts = json.loads(carclf(store, "champion", "current").stdout)
+        return facts["model"], facts["refit"], facts["sequence"]
+
+    carclf(store, "champion", "promote", "--run", "first")
+    record_refit(store, refits[0])
+    assert current() == (first.model.key, refits[0].key, 2)
+    carclf(store, "champion", "promote", "--run", "second")
+    assert current() == (second.model.key, "", 3)
+    record_refit(store, build_artifact(store, RefittedModel, Provenance(1, {"measured": first.model.key}, {"n": 2})))
+    assert current() == (second.model.key, "", 3)
+    record_refit(store, refits[1])
+    assert current() == (second.model.key, refits[1].key, 5)
 
 
 def test_a_rejected_candidate_exits_with_the_skip_status(store: Store) -> None:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from gate_candidates import build_candidate
 
-from carclf.champion import HOLDOUT_FIELDS, set_threshold
+from carclf.champion import set_threshold
+from carclf.champion_history import HOLDOUT_FIELDS
 from carclf.config import load_config
 from carclf.dashboard.champion_facts import champion_facts
 from carclf.services.storage import open_store
@@ -23,7 +24,7 @@ def test_the_facts_have_the_champions_metrics_and_the_threshold_history(tmp_path
     metrics = candidate.evaluation.metrics
     assert facts.champion.model_dump(exclude={"since"}) == {
         "model": candidate.model.key, "run": "r", "val_accuracy": 0.9, "by": "you",
-        "action": "promoted", "decision": decision.key, "sequence": 3,
+        "action": "promoted", "decision": decision.key, "sequence": 3, "refit": "",
         "val_accuracy_low": metrics["val_accuracy_low"], "val_accuracy_high": metrics["val_accuracy_high"],
         "metric": "accuracy", "val_metric": 0.9, "val_metric_low": metrics["val_accuracy_low"],
         "val_metric_high": metrics["val_accuracy_high"], "public_score": None, "rank": None,

@@ -16,6 +16,7 @@ from carclf.experiments.plan import find_plan, make_plan, write_plan
 from carclf.runs.run import Result, Run
 from carclf.services.storage import Store, init_store
 from carclf.stages.chain import StageOptions
+from carclf.stages.promote import PromotionOptions
 
 SOURCE = {"data.source": "demo-cars"}
 
@@ -139,16 +140,16 @@ def test_nobody_approves_their_own_run_if_the_policy_forbids_it(
     start(store, "r")
     assert Run.load("r", store).run_stage("promote").waiting
     with pytest.raises(ConfigError, match=r"ada started this run.*own_runs.*policy\.toml"):
-        Run.load("r", store).run_stage("promote", StageOptions(approved_by="ada"))
+        Run.load("r", store).run_stage("promote", StageOptions(PromotionOptions(approved_by="ada")))
     assert Run.load("r", store).record["attempts"]["promote"]["state"] == "waiting"
-    result = Run.load("r", store).run_stage("promote", StageOptions(approved_by="grace"))
+    result = Run.load("r", store).run_stage("promote", StageOptions(PromotionOptions(approved_by="grace")))
     assert (result.metrics["decision"], stored_state(store)["champion"]["approved_by"]) == ("promoted", "grace")
 
 
 def test_a_rejected_model_is_not_promoted_if_the_policy_forbids_overrides(store: Store, set_policy: Any) -> None:
     set_policy("[settings]\ngate.threshold = 0.9\n[approval]\noverride = false\n")
     start(store, "r")
-    override = StageOptions("grace", "urgent")
+    override = StageOptions(PromotionOptions(approved_by="grace", override_reason="urgent"))
     with pytest.raises(ConfigError, match=r"approval\.override is false"):
         Run.load("r", store).run_stage("promote", override)
     set_policy("[settings]\ngate.threshold = 0.9\n")

@@ -50,6 +50,16 @@ def test_a_run_of_car_promote_is_requested_with_the_token(server: Server, caplog
     assert caplog.text == ""
 
 
+def test_a_malformed_url_is_a_warning(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("CARCLF_AIRFLOW_URL", "http://[")
+    request_announcement()
+    assert server.requests == []
+    assert "not announced" in caplog.text
+    assert "CARCLF_AIRFLOW_URL" in caplog.text
+
+
 @pytest.mark.parametrize("name", ["CARCLF_AIRFLOW_URL", "CARCLF_AIRFLOW_TOKEN"])
 def test_without_url_or_token_nothing_is_requested(
     server: Server, monkeypatch: pytest.MonkeyPatch, name: str

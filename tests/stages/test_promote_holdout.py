@@ -7,7 +7,8 @@ import pytest
 from gate_candidates import Candidate, build_artifact, build_candidate, build_split
 
 from carclf.artifacts import Evaluation, Metrics, Provenance, Split
-from carclf.champion import describe_holdout, read_state
+from carclf.champion import read_state
+from carclf.champion_history import describe_holdout
 from carclf.cli.tables import champion_rows, history_table
 from carclf.dashboard.champion_facts import champion_facts
 from carclf.errors import CarclfError

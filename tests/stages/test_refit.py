@@ -11,7 +11,8 @@ import pytest
 from small_runs import reload_in_this_process
 
 from carclf.artifacts import Classifier, Evaluation, Model, RefittedModel, Split
-from carclf.champion import champion_model, read_state, refit_of_model
+from carclf.champion import champion_model, read_state
+from carclf.champion_history import refit_of_model
 from carclf.config import load_config
 from carclf.demo.rendering import render_competition
 from carclf.errors import ConfigError
