@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gate_candidates import build_candidate
+from gate_candidates import build_candidate, build_split
 from typer.testing import CliRunner
 
 from carclf.champion import read_state, set_threshold
@@ -36,9 +36,10 @@ def set_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return write
 
 
-def start(store: Store, run_id: str, **settings: Any) -> Run:
+def start(store: Store, run_id: str, *, metric: str = "accuracy", **settings: Any) -> Run:
     """Record a run that is ready for promote; its accuracy is 0.85."""
-    candidate = build_candidate(store, run_id, range(9))
+    candidate = build_candidate(store, run_id, range(9), split=build_split(store, metric=metric))
+    settings |= {} if metric == "accuracy" else {"data.metric": metric}
     run = Run.start_or_resume(run_id, store, "demo", load_config("demo", SOURCE | settings))
     for stage, artifact in (("download", candidate.archive), ("split", candidate.split),
                             ("fine_tune", candidate.model), ("evaluate", candidate.evaluation)):
@@ -78,6 +79,16 @@ def test_a_run_recorded_under_a_looser_policy_is_judged_by_the_current_one(store
     set_threshold(store, 0.8)
     assert Run.load("r", store).run_stage("promote").waiting
     assert stored_state(store)["champion"] is None
+
+
+def test_a_run_recorded_with_another_metric_than_the_policys_is_not_promoted(store: Store, set_policy: Any) -> None:
+    start(store, "r", metric="log_loss")
+    set_policy('[settings]\ndata.metric = "accuracy"\ngate.threshold = 0.99\n')
+    with pytest.raises(ConfigError, match=r"policy\.toml .*data\.metric = accuracy.*log_loss"):
+        Run.load("r", store).run_stage("promote")
+    assert read_state(store) is None
+    set_policy('[settings]\ngate.threshold = 0.99\n')
+    assert Run.load("r", store).run_stage("promote").metrics["decision"] == "promoted"
 
 
 def test_a_recorded_run_with_settings_under_the_policy_is_resumed(store: Store, set_policy: Any) -> None:
