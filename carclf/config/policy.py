@@ -30,6 +30,7 @@ from carclf.config.recipes import RECIPES
 from carclf.config.settings import Config
 from carclf.config.sources import ARCHIVE_SUFFIXES
 from carclf.errors import ConfigError
+from carclf.os_errors import expand_home
 
 POLICY_VARIABLE = "CARCLF_POLICY"
 ANY = ("*",)
@@ -205,11 +206,16 @@ def is_allowed_source(source: str, patterns: Sequence[str]) -> bool:
 
 
 def _absolute(text: str) -> str:
-    """Return a URL without a slash at its end, a slug as it is, and a path as an absolute one without ``..``."""
+    """Return a URL without a slash at its end, a slug as it is, and a path as an absolute one without ``..``.
+
+    Raise ConfigError if a home folder in a path is unknown.
+    """
     if "://" in text:
         return text.rstrip("/")
     is_path = "/" in text or text.lower().endswith(ARCHIVE_SUFFIXES)
-    return os.path.abspath(text) if is_path else text  # noqa: PTH100 (resolve() would follow links)
+    if not is_path:
+        return text
+    return os.path.abspath(expand_home(text, "A source"))  # noqa: PTH100 (resolve() would follow links)
 
 
 def _matching(names: Sequence[str] | Mapping[str, Any], patterns: Sequence[str]) -> list[str]:
