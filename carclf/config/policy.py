@@ -129,9 +129,13 @@ class Policy(PolicyTables):
                               f"{', '.join(self.allowed_recipes())}.")
         extra = [source.strip() for source in config.download.extra_data.split(",") if source.strip()]
         for name, source in [("data.source", config.data.source), *(("download.extra_data", text) for text in extra)]:
-            if not is_allowed_source(source, self.allowed.sources):
-                raise ConfigError(f"{name} = {source!r} is not allowed by the policy {self.file}. The allowed sources "
-                                  f"are {', '.join(self.allowed.sources) or 'none'}.")
+            self.require_source(name, source)
+
+    def require_source(self, name: str, source: str) -> None:
+        """Raise ConfigError if a source of images, the value of the setting ``name``, is not in the policy's list."""
+        if not is_allowed_source(source, self.allowed.sources):
+            raise ConfigError(f"{name} = {source!r} is not allowed by the policy {self.file}. The allowed sources are "
+                              f"{', '.join(self.allowed.sources) or 'none'}.")
 
     def require_stage(self, stage: str) -> None:
         """Raise ConfigError if the policy forbids a stage."""

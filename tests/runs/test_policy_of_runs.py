@@ -182,6 +182,22 @@ def test_the_command_line_is_subject_to_the_policy(store: Store, set_policy: Any
         Run.load("new", store)
 
 
+@pytest.mark.parametrize("arguments", [
+    ["predictions", "plan", "--source", "{folder}"], ["predictions", "run", "--source", "{folder}"],
+    ["predictions", "export", "--to", "{folder}/x.csv", "--source", "{folder}"],
+    ["champion", "reevaluate", "{folder}", "--recipe", "demo"],
+])
+def test_other_commands_read_only_sources_that_the_policy_allows(
+    arguments: list[str], store: Store, set_policy: Any, tmp_path: Path
+) -> None:
+    start(store, "r").run_stage("promote")
+    set_policy('[allowed]\nsources = ["s3://images/*"]\n')
+    command = [text.format(folder=tmp_path) for text in arguments]
+    result = CliRunner().invoke(app, [*command, "--store", store.url])
+    assert isinstance(result.exception, ConfigError)
+    assert str(tmp_path) in str(result.exception) and "policy.toml" in str(result.exception)
+
+
 def test_an_experiment_cannot_loosen_the_policy_and_a_stored_plan_stays_readable(
     store: Store, set_policy: Any
 ) -> None:
