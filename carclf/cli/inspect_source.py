@@ -62,7 +62,7 @@ def _detect(config: Config, store_url: str) -> "Layout":
         return layout
     with temporary_folder() as work:
         store = require_store(store_url) if store_url else init_store(str(work / "store"))
-        archive, _ = download(StageContext(store, config))
+        archive, _ = download(StageContext(store, config), of_run=False)
         return detect(extract_images(archive, store), config, str(archive.metrics.get("evaluation_metric", "")))
 
 
