@@ -30,7 +30,6 @@ from carclf.config.recipes import RECIPES
 from carclf.config.settings import Config
 from carclf.config.sources import ARCHIVE_SUFFIXES
 from carclf.errors import ConfigError
-from carclf.os_errors import expand_home
 
 POLICY_VARIABLE = "CARCLF_POLICY"
 ANY = ("*",)
@@ -210,16 +209,14 @@ def is_allowed_source(source: str, patterns: Sequence[str]) -> bool:
 
 
 def _absolute(text: str) -> str:
-    """Return a URL without a slash at its end, a slug as it is, and a path as an absolute one without ``..``.
-
-    Raise ConfigError if a home folder in a path is unknown.
-    """
+    """Return a URL without a slash at its end, a slug as it is, and a path as an absolute one without ``..``."""
     if "://" in text:
         return text.rstrip("/")
     is_path = "/" in text or text.lower().endswith(ARCHIVE_SUFFIXES)
     if not is_path:
         return text
-    return os.path.abspath(expand_home(text, "A source"))  # noqa: PTH100 (resolve() would follow links)
+    # Path makes ~ of ./~, as where a source is read. Path.expanduser raises for an unknown user, resolve follows links.
+    return os.path.abspath(os.path.expanduser(Path(text)))  # noqa: PTH100, PTH111
 
 
 def _matching(names: Sequence[str] | Mapping[str, Any], patterns: Sequence[str]) -> list[str]:
