@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from carclf.artifacts import StageContext
-from carclf.cli.options import JsonOption, RecipeOption, SetOption, load_settings
+from carclf.cli.options import JsonOption, ReadingRecipeOption, SetOption, load_settings
 from carclf.config import Config
 from carclf.config.sources import parse_source
 from carclf.dataset.archives import extract_images
@@ -29,7 +29,7 @@ SEVERITIES = ("error", "warning", "info")
 def inspect(
     source: Annotated[str, typer.Argument(help="A competition's slug, kaggle://owner/dataset, s3://bucket/prefix, or a "
                                                "path such as ./photos.")],
-    recipe: RecipeOption = "gpu",
+    recipe: ReadingRecipeOption = "gpu",
     set_: SetOption = [],
     store_url: Annotated[
         str, typer.Option("--store", help="Keep what is downloaded in this store, so that a run reuses it.")

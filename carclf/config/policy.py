@@ -154,6 +154,11 @@ class Policy(PolicyTables):
         """Return the names of the allowed recipes, in order."""
         return _matching(RECIPES, self.allowed.recipes)
 
+    def default_recipe(self, recipe: str) -> str:
+        """Return the deployment's recipe, or the first allowed one if the policy does not allow it."""
+        recipes = self.allowed_recipes()
+        return recipe if recipe in recipes or not recipes else recipes[0]
+
 
 def may_approve(policy: Policy, started_by: str, approver: str) -> bool:
     """Return whether a person may approve a run; ``started_by`` is empty if a schedule or an event started it."""
