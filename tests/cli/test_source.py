@@ -143,7 +143,7 @@ def test_only_the_download_of_a_run_counts(store: Store, tmp_path: Path) -> None
     with pytest.raises(DataError):
         prepare(make_plan("one", "demo", ["mixup"], settings={"data.source": str(folder)}), 0, store)
     CliRunner().invoke(app, ["inspect", str(archive), "--store", store.url])
-    assert len(store.list_keys("sources/")) == 2
+    assert len(list(store.list_keys("sources/"))) == 2
     assert numbers(folder) == (True, 1, 1) and numbers(archive)[0] is True
     Run.start_or_resume("r", store, "demo", config).run_stage("download")
     assert numbers(folder) == (False, 1, 0)
