@@ -71,8 +71,9 @@ def ensure_state(store: Store, threshold: float, metric: Metric = METRICS["accur
     A stored threshold that the policy does not allow is replaced by the policy's, with an event.
 
     Raises:
-        ConfigError: The stored threshold is of another metric.
+        ConfigError: The policy fixes another metric, or the stored threshold is of another one.
     """
+    _require_allowed_metric(metric)
     while (state := read_state(store)) is None:
         change_state(store, lambda existing: None if existing else _new_state(threshold, metric))
     if state["metric"] != metric.name:
@@ -108,13 +109,20 @@ def _policy_threshold(metric: Metric) -> float | None:
 
 def _require_allowed_threshold(threshold: float, metric: Metric) -> None:
     """Raise ConfigError if the policy does not allow a threshold or its metric."""
-    policy, limit = load_policy(), _policy_threshold(metric)
-    if policy.limits.get("data.metric", "auto") not in ("auto", metric.name):
-        raise ConfigError(f"The policy {policy.file} fixes data.metric = {policy.limits['data.metric']}, so the "
-                          f"threshold cannot be of {metric.name}.")
+    _require_allowed_metric(metric)
+    limit = _policy_threshold(metric)
     if limit is not None and metric.is_better(limit, threshold):
-        raise ConfigError(f"The threshold {threshold} is looser than the policy {policy.file} allows: {limit:g} "
+        raise ConfigError(f"The threshold {threshold} is looser than the policy {load_policy().file} allows: {limit:g} "
                           f"({metric.noun}).")
+
+
+def _require_allowed_metric(metric: Metric) -> None:
+    """Raise ConfigError if the policy fixes another metric."""
+    policy = load_policy()
+    if policy.limits.get("data.metric", "auto") not in ("auto", metric.name):
+        raise ConfigError(f"The policy {policy.file} fixes data.metric = {policy.limits['data.metric']}, so a model "
+                          f"cannot be judged by {metric.name}. If a run was started with {metric.name}, start a new "
+                          "run.")
 
 
 def champion_event(store: Store) -> Event | None:

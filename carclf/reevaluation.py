@@ -51,7 +51,7 @@ class _Champion:
 
 def prepare_test_set(context: StageContext) -> LabeledSet:
     """Download and validate ``data.source``. Raise DataError if it has no labeled images."""
-    archive, _ = download(context)
+    archive, _ = download(context, of_run=False)
     dataset, _ = validate(archive, context)
     index = dataset.index(context.store)
     is_usable = (index["label"] != "") & (index["problem"] == "") & (index["source"] != "extra")

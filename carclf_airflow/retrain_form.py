@@ -63,8 +63,7 @@ def form_policy() -> Policy:
 def recipe_param(policy: Policy, **options: Any) -> Param:
     """Return the field of the recipe with the recipes that the policy allows."""
     recipes = policy.allowed_recipes()
-    default = deployment_recipe() if deployment_recipe() in recipes or not recipes else recipes[0]
-    return Param(default, type="string", enum=recipes or list(RECIPES), **options)
+    return Param(policy.default_recipe(deployment_recipe()), type="string", enum=recipes or list(RECIPES), **options)
 
 
 def limited(**limits: Any) -> dict[str, Any]:

@@ -79,8 +79,13 @@ def test_recipes_and_sources_that_are_not_listed_are_rejected(policy_file: Path)
     ("./cars", "cars", False), ("./cars", "./cars", True), ("./a/../cars", "./cars", True),
     ("/data/cars/", "/data/*", True), ("/data/../etc", "/data/*", False), ("cars.zip", "./*", True),
     ("kaggle://a/b/3", "kaggle://a/*", True), ("s3://b/p/", "s3://b/p", True), ("S3://b/p", "s3://b/p", False),
+    ("~/cars", "./*", False), ("./~/cars", "./*", False), ("~/cars", "/home/ada/*", True), ("~/cars", "~/*", True),
+    ("~unknown/cars", "/data/*", False), ("/data/cars", "~unknown/*", False),
 ])
-def test_a_source_matches_patterns_of_its_kind(source: str, pattern: str, is_allowed: bool) -> None:
+def test_a_source_matches_patterns_of_its_kind(
+    source: str, pattern: str, is_allowed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
     assert is_allowed_source(source, [pattern]) is is_allowed
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from carclf.batch_prediction.shard_files import BatchFolder, ShardId
+from carclf.config import load_policy
 from carclf.config.sources import parse_source
 from carclf.dataset.archive_members import is_archive
 from carclf.dataset.layout import TABLE_SUFFIXES, is_useful
@@ -38,7 +39,11 @@ class Plan:
 
 
 def open_source(text: str) -> Folder | BucketPrefix:
-    """Return the source with the images to predict; raise ConfigError unless it names a folder or a bucket."""
+    """Return the source with the images to predict.
+
+    Raise ConfigError unless it names a folder or a bucket that the policy allows.
+    """
+    load_policy().require_source(SETTING, text)
     try:
         source = parse_source(text)
     except ValueError as error:

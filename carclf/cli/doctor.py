@@ -14,7 +14,7 @@ import typer
 
 from carclf.artifacts import cache_folder
 from carclf.champion import champion_model, read_state
-from carclf.cli.options import JsonOption, RecipeOption, SetOption, StoreOption, load_settings
+from carclf.cli.options import JsonOption, ReadingRecipeOption, SetOption, StoreOption, load_settings
 from carclf.config import POLICY_VARIABLE, Config, Policy, load_policy
 from carclf.config.sources import require_source
 from carclf.dataset.listing import list_source, open_listed
@@ -34,31 +34,42 @@ MISSING = "MISSING"
 
 
 def doctor(
-    store_url: StoreOption = "store", recipe: RecipeOption = "gpu", set_: SetOption = [], as_json: JsonOption = False,
+    store_url: StoreOption = "store", recipe: ReadingRecipeOption = "gpu", set_: SetOption = [],
+    as_json: JsonOption = False,
 ) -> None:
     """Check Kaggle, the store, the weights, the disk and the GPU; exit status 78 if something is missing.
 
     Also print the policy (CARCLF_POLICY), which limits the settings of runs.
     """
-    config = load_settings(recipe, set_)
-    results = {
-        "source": _run_check(lambda: _check_source(config)),
-        "Kaggle": _run_check(lambda: _check_kaggle(config)),
+    results = _check_settings(recipe, set_, store_url) | {
         "secrets": _check_secrets(),
         "store": _run_check(lambda: _check_store(store_url)),
-        "weights": _run_check(lambda: _check_weights(config, store_url)),
         "disk": _run_check(_check_disk),
-        "system": _run_check(lambda: _check_system(config)),
         "GPU": _check_gpu(),
-        "policy": ("ok", _describe_policy(load_policy())),
+        "policy": _run_check(lambda: _describe_policy(load_policy())),
     }
     if as_json:
         checks = {name: {"state": mark, "text": text} for name, (mark, text) in results.items()}
-        print(json.dumps({"checks": checks, "policy": load_policy().model_dump()}, indent=1))
+        policy = load_policy().model_dump() if results["policy"][0] == "ok" else None
+        print(json.dumps({"checks": checks, "policy": policy}, indent=1))
     else:
         print(*(f"{name:<10}{mark:<10}{text}" for name, (mark, text) in results.items()), sep="\n")
     if any(mark == MISSING for mark, _ in results.values()):
         raise typer.Exit(ConfigError.exit_status)
+
+
+def _check_settings(recipe: str, overrides: list[str], store_url: str) -> dict[str, tuple[str, str]]:
+    """Return the checks that need the settings by name; if the settings are invalid or not allowed, only that."""
+    try:
+        config = load_settings(recipe, overrides)
+    except ConfigError as error:
+        return {"settings": (MISSING, str(error))}
+    return {
+        "source": _run_check(lambda: _check_source(config)),
+        "Kaggle": _run_check(lambda: _check_kaggle(config)),
+        "weights": _run_check(lambda: _check_weights(config, store_url)),
+        "system": _run_check(lambda: _check_system(config)),
+    }
 
 
 def _run_check(check: Callable[[], str]) -> tuple[str, str]:

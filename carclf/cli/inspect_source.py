@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from carclf.artifacts import StageContext
-from carclf.cli.options import JsonOption, RecipeOption, SetOption, load_settings
+from carclf.cli.options import JsonOption, ReadingRecipeOption, SetOption, load_settings
 from carclf.config import Config
 from carclf.config.sources import parse_source
 from carclf.dataset.archives import extract_images
@@ -29,7 +29,7 @@ SEVERITIES = ("error", "warning", "info")
 def inspect(
     source: Annotated[str, typer.Argument(help="A competition's slug, kaggle://owner/dataset, s3://bucket/prefix, or a "
                                                "path such as ./photos.")],
-    recipe: RecipeOption = "gpu",
+    recipe: ReadingRecipeOption = "gpu",
     set_: SetOption = [],
     store_url: Annotated[
         str, typer.Option("--store", help="Keep what is downloaded in this store, so that a run reuses it.")
@@ -62,7 +62,7 @@ def _detect(config: Config, store_url: str) -> "Layout":
         return layout
     with temporary_folder() as work:
         store = require_store(store_url) if store_url else init_store(str(work / "store"))
-        archive, _ = download(StageContext(store, config))
+        archive, _ = download(StageContext(store, config), of_run=False)
         return detect(extract_images(archive, store), config, str(archive.metrics.get("evaluation_metric", "")))
 
 

@@ -1,11 +1,14 @@
 """Options shared by several commands."""
 
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
-from carclf.config import RECIPES, Config, deployment_settings, load_config, parse_override
+from carclf.config import RECIPES, Config, deployment_settings, load_config, load_policy, parse_override
+from carclf.errors import ConfigError
 
 
 def validate_parent_folder(path: Path | None) -> Path | None:
@@ -13,6 +16,15 @@ def validate_parent_folder(path: Path | None) -> Path | None:
     if path and not path.parent.is_dir():
         raise typer.BadParameter(f"The folder {path.parent} does not exist.")
     return path
+
+
+def allow_recipe(context: typer.Context, recipe: str) -> str:
+    """Return the recipe. A default that the policy does not allow is replaced as in the trigger form."""
+    source = context.get_parameter_source("recipe")
+    if source is None or source.name != "COMMANDLINE":
+        with suppress(ConfigError):  # a policy that cannot be read: load_settings raises it
+            return load_policy().default_recipe(recipe)
+    return recipe
 
 
 StoreOption = Annotated[
@@ -26,6 +38,11 @@ ResultOption = Annotated[
 RecipeOption = Annotated[
     str, typer.Option("--recipe", envvar="CARCLF_RECIPE", help=f"The recipe: {', '.join(RECIPES)}.")
 ]
+# For commands that start no run.
+ReadingRecipeOption = Annotated[
+    str, typer.Option("--recipe", envvar="CARCLF_RECIPE", help=f"The recipe: {', '.join(RECIPES)}.",
+                      callback=allow_recipe)
+]
 SetOption = Annotated[
     list[str], typer.Option("--set", help="Change a setting, as in fine_tune.epochs=3. Can be repeated.")
 ]
@@ -36,6 +53,12 @@ ModelRunOption = Annotated[str, typer.Option("--run", help="Use the model of thi
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def load_settings(recipe: str, overrides: list[str]) -> Config:
-    """Return the recipe with the deployment's settings (CARCLF_SETTINGS) and the overrides, which take precedence."""
-    return load_config(recipe, dict(map(parse_override, deployment_settings(overrides))))
+def load_settings(recipe: str, overrides: list[str], base: Mapping[str, Any] | None = None) -> Config:
+    """Return the recipe with the deployment's settings (CARCLF_SETTINGS) and the overrides, which take precedence.
+
+    ``base`` replaces the recipe's and the deployment's values by dotted name. They are tightened to the policy.
+    """
+    chosen = dict(map(parse_override, overrides))
+    deployed = dict(map(parse_override, deployment_settings([])))
+    explicit = {name: value for name, value in deployed.items() if name not in (base or {})} | chosen
+    return load_config(recipe, explicit, base=base)

@@ -8,21 +8,22 @@ import typer
 
 from carclf.artifacts import StageContext
 from carclf.champion import read_state
-from carclf.cli.options import JsonOption, RecipeOption, ResultOption, SetOption, StoreOption, load_settings
+from carclf.cli.options import JsonOption, ReadingRecipeOption, ResultOption, SetOption, StoreOption, load_settings
 from carclf.cli.tables import format_table
 from carclf.errors import ConfigError
 from carclf.metrics import METRICS
 from carclf.services.storage import require_store
 
-# A small test set is useful, and unreadable images in it harm no model. An explicit --set takes precedence.
-TEST_SET_SETTINGS = ["validation.min_images_per_class=2", "validation.max_unusable_fraction=1"]
+# A small test set is useful, and unreadable images in it harm no model. An explicit --set takes precedence, and the
+# policy may be stricter.
+TEST_SET_SETTINGS = {"validation.min_images_per_class": 2, "validation.max_unusable_fraction": 1.0}
 
 
 def reevaluate(
     source: Annotated[
         str, typer.Argument(help="Labeled images: a folder, archive, s3://bucket/prefix, dataset or competition.")
     ],
-    store_url: StoreOption = "store", recipe: RecipeOption = "gpu", set_: SetOption = [],
+    store_url: StoreOption = "store", recipe: ReadingRecipeOption = "gpu", set_: SetOption = [],
     last: Annotated[int, typer.Option(min=0, help="Only the newest N champions; 0 measures all.")] = 0,
     as_json: JsonOption = False, result: ResultOption = None,
 ) -> None:
@@ -30,7 +31,7 @@ def reevaluate(
     store = require_store(store_url)
     if (state := read_state(store)) is None:
         raise ConfigError(f"There is no champion in {store.url}. Give another --store.")
-    config = load_settings(recipe, [*TEST_SET_SETTINGS, *set_, f"data.source={source}"])
+    config = load_settings(recipe, [*set_, f"data.source={source}"], TEST_SET_SETTINGS)
     from carclf.reevaluation import prepare_test_set
     from carclf.reevaluation import reevaluate as measure
 

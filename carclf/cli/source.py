@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from carclf.cli.options import JsonOption, RecipeOption, SetOption, StoreOption, load_settings
+from carclf.cli.options import JsonOption, ReadingRecipeOption, SetOption, StoreOption, load_settings
 from carclf.config.sources import require_source
 from carclf.dataset.source_status import SourceStatus, source_status
 from carclf.formatting import printable
@@ -27,7 +27,7 @@ def status(
                                  "a path. By default the deployment's source.")
     ] = "",
     store_url: StoreOption = "store",
-    recipe: RecipeOption = "gpu",
+    recipe: ReadingRecipeOption = "gpu",
     set_: SetOption = [],
     as_json: JsonOption = False,
 ) -> None:

@@ -128,9 +128,13 @@ class Policy(PolicyTables):
                               f"{', '.join(self.allowed_recipes())}.")
         extra = [source.strip() for source in config.download.extra_data.split(",") if source.strip()]
         for name, source in [("data.source", config.data.source), *(("download.extra_data", text) for text in extra)]:
-            if not is_allowed_source(source, self.allowed.sources):
-                raise ConfigError(f"{name} = {source!r} is not allowed by the policy {self.file}. The allowed sources "
-                                  f"are {', '.join(self.allowed.sources) or 'none'}.")
+            self.require_source(name, source)
+
+    def require_source(self, name: str, source: str) -> None:
+        """Raise ConfigError if a source of images, the value of the setting ``name``, is not in the policy's list."""
+        if not is_allowed_source(source, self.allowed.sources):
+            raise ConfigError(f"{name} = {source!r} is not allowed by the policy {self.file}. The allowed sources are "
+                              f"{', '.join(self.allowed.sources) or 'none'}.")
 
     def require_stage(self, stage: str) -> None:
         """Raise ConfigError if the policy forbids a stage."""
@@ -149,6 +153,11 @@ class Policy(PolicyTables):
     def allowed_recipes(self) -> list[str]:
         """Return the names of the allowed recipes, in order."""
         return _matching(RECIPES, self.allowed.recipes)
+
+    def default_recipe(self, recipe: str) -> str:
+        """Return the deployment's recipe, or the first allowed one if the policy does not allow it."""
+        recipes = self.allowed_recipes()
+        return recipe if recipe in recipes or not recipes else recipes[0]
 
 
 def may_approve(policy: Policy, started_by: str, approver: str) -> bool:
@@ -209,7 +218,10 @@ def _absolute(text: str) -> str:
     if "://" in text:
         return text.rstrip("/")
     is_path = "/" in text or text.lower().endswith(ARCHIVE_SUFFIXES)
-    return os.path.abspath(text) if is_path else text  # noqa: PTH100 (resolve() would follow links)
+    if not is_path:
+        return text
+    # Path makes ~ of ./~, as where a source is read. Path.expanduser raises for an unknown user, resolve follows links.
+    return os.path.abspath(os.path.expanduser(Path(text)))  # noqa: PTH100, PTH111
 
 
 def _matching(names: Sequence[str] | Mapping[str, Any], patterns: Sequence[str]) -> list[str]:

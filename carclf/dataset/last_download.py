@@ -1,4 +1,8 @@
-"""``sources/<hash>.json``: the archive of a source's last download, and what the source contained then."""
+"""The archive of a source's last download, and what the source contained then.
+
+``sources/<hash>.json`` has the last download, whose files the next one shares. ``source_contents/<hash>.json`` has the
+last one whose images a run trains on; a change since then starts a run.
+"""
 
 import json
 from dataclasses import dataclass
@@ -34,9 +38,12 @@ def source_id(source: Source) -> str:
     return f"kaggle://{source.name}" if source.kind == "dataset" else source.name
 
 
-def find_last_download(source: Source, store: Store) -> LastDownload | None:
-    """Return the last download of a source; None if there is none, or if its archive is missing or damaged."""
-    if (pointer := store.read(_pointer_key(source))) is None:
+def find_last_download(source: Source, store: Store, *, of_run: bool = False) -> LastDownload | None:
+    """Return the last download of a source; None if there is none, or if its archive is missing or damaged.
+
+    ``of_run`` ignores those of experiments, re-evaluations and ``carclf inspect``.
+    """
+    if (pointer := store.read(_pointer_key(source, "source_contents" if of_run else "sources"))) is None:
         return None
     try:
         content = json.loads(pointer.data)
@@ -49,12 +56,16 @@ def find_last_download(source: Source, store: Store) -> LastDownload | None:
         return None
 
 
-def remember_download(source: Source, download: LastDownload, store: Store) -> None:
-    """Let the next download of this source share the files of this one. Of two simultaneous writers, either may win."""
+def remember_download(source: Source, download: LastDownload, store: Store, *, of_run: bool) -> None:
+    """Let the next download of this source share the files of this one. Of two simultaneous writers, either may win.
+
+    If it is ``of_run``, ``carclf source status`` reports changes since this download.
+    """
     content = {"archive": download.archive.key, "source": source_id(source), "state": download.state,
                "contents": download.contents}
-    store.write(_pointer_key(source), json.dumps(content).encode())
+    for folder in ("sources", "source_contents") if of_run else ("sources",):
+        store.write(_pointer_key(source, folder), json.dumps(content).encode())
 
 
-def _pointer_key(source: Source) -> str:
-    return f"sources/{fingerprint(source=source_id(source))}.json"
+def _pointer_key(source: Source, folder: str) -> str:
+    return f"{folder}/{fingerprint(source=source_id(source))}.json"

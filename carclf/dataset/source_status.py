@@ -35,7 +35,7 @@ class SourceContents:
 
 @dataclass(frozen=True)
 class SourceStatus:
-    """A source compared with its last download.
+    """A source compared with the last download of a run.
 
     ``fingerprint`` is what it contains now, ``last_fingerprint`` what the last download read (empty: none is known).
     ``num_new_images`` are the images of a folder or bucket that are new or changed since; None for other sources, and
@@ -53,12 +53,12 @@ class SourceStatus:
 
 
 def source_status(source: Source, store: Store) -> SourceStatus:
-    """Compare a source with its last download.
+    """Compare a source with the last download of a run. Those of an experiment or a re-evaluation do not count.
 
     Raises ServiceError, DataError or ConfigError if the source cannot be listed.
     """
     contents = read_contents(source)
-    last = find_last_download(source, store)
+    last = find_last_download(source, store, of_run=True)
     changed = last is None or last.contents != contents.fingerprint
     num_new_images = 0 if not changed else _count_new(contents, last.archive if last else None, store)
     return SourceStatus(source_id(source), changed, contents.fingerprint, last.contents if last else "",

@@ -23,7 +23,7 @@ def prepare(plan: Plan, fold: int, store: Store) -> None:
                           f"{plan.folds[-1]}.")
     run = _start_or_resume(plan, _first_of_fold(plan, fold), store)
     for stage in DATA_STAGES:
-        run.run_stage(stage)
+        run.run_stage(stage, StageOptions(experiment=True))
 
 
 def train(plan: Plan, number: int, store: Store, *, pause_epoch: int = 0) -> dict[str, Any]:

@@ -43,11 +43,12 @@ class StageOptions:
     """Options of one call of a stage. None of them is part of a key.
 
     ``promotion`` has a person's approval; its run id is that of the call. Fine-tuning pauses after ``pause_epoch``; 0
-    means never.
+    means never. The download of an ``experiment`` leaves a change of the source to the next run.
     """
 
     promotion: PromotionOptions = NO_PROMOTION_OPTIONS
     pause_epoch: int = 0
+    experiment: bool = False
 
 
 NO_OPTIONS = StageOptions()
@@ -96,6 +97,10 @@ class StageSpec:
         }
 
 
+def _download(call: StageCall) -> tuple[Artifact, bool]:
+    return download(call.context, of_run=not call.options.experiment)
+
+
 def _fine_tune(call: StageCall) -> tuple[Artifact, bool]:
     archive, data_split = call.input(Archive, "download"), call.input(Split, "split")
     start = call.input(Model, "train_head")
@@ -129,7 +134,7 @@ def _submit(call: StageCall) -> tuple[Artifact, bool]:
 
 
 _SPECS = (
-    StageSpec("download", (), ("data.source", "download.extra_data"), Archive, lambda call: download(call.context)),
+    StageSpec("download", (), ("data.source", "download.extra_data"), Archive, _download),
     StageSpec("validate", ("download",), ("data", *LAYOUT_SETTINGS, "validation", "duplicates"), Dataset,
               lambda call: validate(call.input(Archive, "download"), call.context), excluded=("data.source",)),
     StageSpec("split", ("validate",), ("seed", "split"), Split,

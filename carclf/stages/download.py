@@ -28,17 +28,18 @@ from carclf.temporary import temporary_folder
 VERSION = 3
 
 
-def download(context: StageContext) -> tuple[Archive, bool]:
+def download(context: StageContext, *, of_run: bool = True) -> tuple[Archive, bool]:
     """Return the archive of ``data.source`` with the extra data packed next to it, and whether it was reused.
 
     It is reused while Kaggle lists the same files (names, sizes and dates, or the version of a dataset), or while the
     files of a folder or bucket (paths and bytes), the archive file and the extra data (bytes) are the same. Raise
-    DataError before the download if download.extra_data does not name folders of images.
+    DataError before the download if download.extra_data does not name folders of images. Only the download ``of_run``
+    counts for ``carclf source status``: no run trains on the images of the others.
     """
     source = require_source(context.config.data.source)
     with gather_extra_data(context.config.download.extra_data) as images:
         result, reused = _DOWNLOADS[source.kind](source, context)
-        remember_download(source, result, context.store)
+        remember_download(source, result, context.store, of_run=of_run)
         return _add_extra_data(result.archive, images, context.store) if images else (result.archive, reused)
 
 

@@ -72,7 +72,8 @@ def promote(
     A promoted model is then measured once on the labeled test images, if there are any. If that fails, the model stays
     the champion, and running the stage again measures it. A model that was promoted before keeps its decision and is
     not promoted again. A model that a person declined is rejected unless a person overrides that. Raise StageWaiting if
-    ``gate.approval`` is required and nobody has approved yet, ServiceError if other runs keep changing the champion.
+    ``gate.approval`` is required and nobody has approved yet, ServiceError if other runs keep changing the champion,
+    ConfigError if the policy does not allow the metric of the split.
     """
     decision, reused = _promote(candidate, context, options)
     if decision.metric("decision") != "promoted" or not candidate.split.metrics.get("num_holdout"):

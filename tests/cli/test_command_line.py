@@ -94,6 +94,31 @@ def test_doctor_shows_the_policy_as_text_and_as_json(tmp_path: Path) -> None:
     assert printed["checks"]["policy"]["state"] == "ok"
 
 
+@pytest.mark.parametrize("text", ['[allowed]\nsources = ["s3://images/*"]\n', "[settings]\ngate.thresold = 0.9\n"])
+def test_doctor_prints_the_policy_that_rejects_the_settings(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text(text)
+    options = ("doctor", "--recipe", "demo", "--store", init_store(tmp_path / "store").url, "--set", "data.source=./")
+    process = carclf(*options, "--json", home=tmp_path, CARCLF_POLICY=str(path))
+    checks = json.loads(process.stdout)["checks"]
+    assert process.returncode == 78
+    assert checks["settings"]["state"] == "MISSING" and str(path) in checks["settings"]["text"]
+    assert checks["store"]["state"] == "ok" and str(path) in checks["policy"]["text"]
+
+
+def test_commands_that_start_no_run_replace_a_default_recipe_that_is_not_allowed(tmp_path: Path) -> None:
+    (tmp_path / "policy.toml").write_text('[allowed]\nrecipes = ["demo"]\n')
+    (tmp_path / "photos/cat").mkdir(parents=True)
+    (tmp_path / "photos/cat/a.jpg").write_bytes(b"a")
+    variables = {"CARCLF_POLICY": str(tmp_path / "policy.toml"), "CARCLF_RECIPE": "gpu",
+                 "CARCLF_SETTINGS": f"data.source={tmp_path}/photos"}
+    store = ("--store", init_store(tmp_path / "store").url)
+    assert json.loads(carclf("source", "status", "--json", *store, home=tmp_path, **variables).stdout)["changed"]
+    assert " ok " in carclf("doctor", *store, home=tmp_path, **variables).stdout.splitlines()[0]
+    process = carclf("source", "status", "--recipe", "gpu", *store, home=tmp_path, **variables)
+    assert process.returncode == 78 and "recipe = 'gpu'" in process.stderr
+
+
 def test_doctor_reports_what_is_missing_with_status_78(tmp_path: Path) -> None:
     process = carclf("doctor", "--recipe", "demo", "--store", init_store(tmp_path / "store").url, home=tmp_path)
     lines = {line.split()[0]: line for line in process.stdout.splitlines()}

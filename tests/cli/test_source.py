@@ -17,6 +17,10 @@ from carclf.config import load_config
 from carclf.demo.competition import Competition, ServedDataset
 from carclf.demo.server import DemoServer
 from carclf.errors import ConfigError, DataError
+from carclf.experiments.plan import make_plan
+from carclf.experiments.trainings import prepare
+from carclf.reevaluation import prepare_test_set
+from carclf.runs.run import Run
 from carclf.services.storage import Store, init_store
 from carclf.services.storage.bucket import Bucket
 from carclf.stages.download import download
@@ -128,6 +132,21 @@ def test_a_competition_and_a_dataset_change_with_what_kaggle_reports(
         assert status("demo-cars")["changed"] is True
         download_from("demo-cars", store)
         assert status("demo-cars")["changed"] is False
+
+
+def test_only_the_download_of_a_run_counts(store: Store, tmp_path: Path) -> None:
+    folder, archive = write(tmp_path / "photos", "cat/a.jpg"), tmp_path / "cars.zip"
+    archive.write_bytes(zip_bytes({"cat/a.jpg": b"a"}))
+    config = load_config("demo", {"data.source": str(folder)})
+    with pytest.raises(DataError):  # in validate
+        prepare_test_set(StageContext(store, config))
+    with pytest.raises(DataError):
+        prepare(make_plan("one", "demo", ["mixup"], settings={"data.source": str(folder)}), 0, store)
+    CliRunner().invoke(app, ["inspect", str(archive), "--store", store.url])
+    assert len(list(store.list_keys("sources/"))) == 2
+    assert numbers(folder) == (True, 1, 1) and numbers(archive)[0] is True
+    Run.start_or_resume("r", store, "demo", config).run_stage("download")
+    assert numbers(folder) == (False, 1, 0)
 
 
 def test_an_archive_changes_with_its_size_or_time(store: Store, tmp_path: Path) -> None:

@@ -59,8 +59,9 @@ def submit_once(kaggle: KaggleClient, file: SubmissionFile, claim: Claim, max_pe
     """Submit the file unless it was submitted before.
 
     Only the process whose attempt is in the claim sends the file. If the outcome of an attempt is unknown, the file is
-    sent again only when Kaggle's count proves that the attempt did not arrive. With ``max_per_day``, at most so many
-    submissions of the account's team are sent per day in UTC.
+    sent again only when Kaggle's count proves that the attempt did not arrive. With ``max_per_day``, nothing is sent
+    after Kaggle has counted so many submissions of the account's team on this day in UTC; simultaneous calls for
+    several files may exceed it.
 
     Raise StageWaiting if today's limit is reached, the outcome of an attempt is unknown, or another process is
     submitting the file. Raise StageSkipped if the competition accepts no files, ConfigError if Kaggle rejects this one
@@ -155,7 +156,8 @@ def _require_few_today(limits: SubmissionLimits | None, submissions: list[Submis
     """Raise StageWaiting if ``max_per_day`` submissions were made today."""
     if limits is None and len(submissions) >= max_per_day:  # without a count, all of them could be of today
         raise ConfigError("submit.max_per_day cannot be checked: Kaggle does not report how many submissions were made "
-                          "today. Remove the setting, or submit by hand.")
+                          "today. Remove the setting, or its limit in the file that CARCLF_POLICY names, or submit by "
+                          "hand.")
     if limits is not None and limits.num_today >= max_per_day:
         raise _limit_reached(f"submit.max_per_day = {max_per_day}, and Kaggle has counted {limits.num_today} today")
 
