@@ -1,8 +1,6 @@
 """Plan a batch prediction: list the images that a model has not predicted and divide them into shards."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -15,7 +13,7 @@ from carclf.dataset.archive_members import is_archive
 from carclf.dataset.layout import TABLE_SUFFIXES, is_useful
 from carclf.dataset.listing import BucketPrefix, Folder, ListedSource, list_source, open_listed
 from carclf.dataset.walk import Entry
-from carclf.errors import CarclfError, ConfigError
+from carclf.errors import ConfigError
 from carclf.progress import log
 from carclf.services.storage import Store
 
@@ -46,17 +44,7 @@ def open_source(text: str) -> Folder | BucketPrefix:
     if source.kind not in ("folder", "bucket"):
         raise ConfigError(f"{SETTING}={text!r} is neither a folder nor a bucket. Set s3://bucket/prefix or a path with "
                           "a slash, such as ./photos.")
-    with naming_setting():
-        return open_listed(source)
-
-
-@contextmanager
-def naming_setting() -> Iterator[None]:
-    """Let errors name the setting of the source to predict instead of data.source."""
-    try:
-        yield
-    except CarclfError as error:
-        raise type(error)(str(error).replace("data.source", SETTING)) from error
+    return open_listed(source, SETTING)
 
 
 def make_plan(store: Store, model: str, source: ListedSource, shard_size: int) -> Plan:
@@ -81,8 +69,7 @@ def make_plan(store: Store, model: str, source: ListedSource, shard_size: int) -
 
 def _list_images(source: ListedSource) -> pd.DataFrame:
     """Return path, num_bytes and version of the images, sorted by path."""
-    with naming_setting():
-        listing = list_source(source)
+    listing = list_source(source)
     for path, reason in listing.ignored.items():
         if reason:
             log.warning("predictions: ignored path=%s: %s", path, reason)

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from carclf.batch_prediction.plan import naming_setting
 from carclf.batch_prediction.shard_files import BatchFolder, ShardId
 from carclf.dataset.listing import ListedSource
 from carclf.dataset.walk import Entry
@@ -53,7 +52,7 @@ def predict_shards(
     """
     counts = Counter({"num_shards": 0, "num_finished_before": 0, "num_images": 0, "num_unreadable": 0, "num_left": 0})
     outputs: ModelOutputs | None = None
-    with naming_setting(), Meter("predictions") as meter:
+    with Meter("predictions") as meter:
         for number, shard in enumerate(shards, 1):
             if folder.is_finished(shard):
                 counts["num_finished_before"] += 1

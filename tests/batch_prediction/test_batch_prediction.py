@@ -23,7 +23,7 @@ from carclf.batch_prediction.predict import ModelOutputs, predict_shards
 from carclf.batch_prediction.shard_files import BatchFolder, ShardId
 from carclf.batch_prediction.table import most_uncertain, prediction_drift, read_predictions
 from carclf.dataset.listing import BucketPrefix, Folder
-from carclf.errors import ConfigError, DataError, ServiceError
+from carclf.errors import ConfigError, DamagedArtifactError, DataError, ServiceError
 from carclf.runs.model_selection import select_model
 from carclf.runs.predictor import load_predictor
 from carclf.services.storage import Store, init_store
@@ -249,6 +249,15 @@ def test_a_bucket_that_fails_finishes_no_shard(
     with pytest.raises(ServiceError, match="CARCLF_PREDICT_SOURCE"):
         predict_images(store, bucket_images, shards)
     assert folder_of(store, bucket_images).list_objects()[1] == []
+
+
+def test_a_damaged_model_is_reported_as_such(store: Store, folder_images: Images) -> None:
+    folder_images.add(range(3))
+    shards = plan_images(store, folder_images).shards
+    [path] = Path(store.url, "models").rglob("*model*.keras")
+    path.unlink()
+    with pytest.raises(DamagedArtifactError, match=r"model.*missing"):
+        predict_images(store, folder_images, shards)
 
 
 def worker(store: Store, images: Images, shards: str) -> subprocess.Popen[str]:
