@@ -47,7 +47,8 @@ def prediction_drift(rows: pd.DataFrame, validation: Evaluation, store: Store) -
     if newest.empty:
         return {}
     sample = Sample(newest[["class", "probability"]].set_axis(["label", "confidence"], axis="columns"), None)
-    drift = measure_drift(sample, Sample(_validation_rows(validation, store), None), Audit(), seed=0)
+    reference = Sample(_validation_rows(validation, store), None)
+    drift = measure_drift(sample, reference, Audit(), seed=0, needs_all_classes=False)
     level = log.info if drift.verdict == "ok" else log.warning
     notes = "; ".join(f"{measure.name} {measure.value:.3f} ({measure.note})" for measure in drift.measures)
     level("predictions: drift=%.3f measure=%r verdict=%s num_images=%d: %s", drift.value, drift.worst, drift.verdict,

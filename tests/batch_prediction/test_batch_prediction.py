@@ -331,6 +331,17 @@ def test_drift_compares_with_the_validation_images(
     assert by_name["class distribution"]["value"] == pytest.approx({"all": 0.0, "red": 2 / 3}[name], abs=0.02)
 
 
+def test_few_images_need_not_be_of_all_classes(store: Store, folder_images: Images) -> None:
+    for number in range(5):
+        folder_images.write(f"{number}.png", color_image(CLASS_NAMES[number % 2], brightness=0.66))
+    predict_images(store, folder_images, plan_images(store, folder_images, 5).shards)
+    evaluation = select_model(store).evaluation
+    assert evaluation
+    drift = prediction_drift(read_predictions(folder_of(store, folder_images)), evaluation, store)
+    [classes] = [measure for measure in drift["measures"] if measure["name"] == "class distribution"]
+    assert (drift["num_images"], classes["verdict"]) == (5, "ok") and classes["p_value"] > 0.1
+
+
 def test_no_predictions_are_an_empty_table(store: Store, folder_images: Images) -> None:
     folder_images.add(range(1))
     rows = read_predictions(folder_of(store, folder_images))
