@@ -77,8 +77,9 @@ def run_command(
     store = require_store(store_url)
     selected = select_model(store, model)
     counts = _predict(store, selected, source, _plan(store, selected, source, shard_size).shards)
+    left = f"; {counts['num_left']} left for the next plan" if counts["num_left"] else ""
     print(f"{format_count(counts['num_images'], 'image')} predicted, of which {counts['num_unreadable']} are not "
-          "readable")
+          f"readable{left}")
 
 
 @predictions_app.command("show")

@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,11 +33,12 @@ SHARD_SIZE = 4
 
 
 class Images:
-    """A folder or a bucket's prefix that a test fills."""
+    """A folder or a bucket's prefix that a test fills; ``write`` has boto3's options for a bucket."""
 
-    def __init__(self, url: str, write: Callable[[str, bytes], None]) -> None:
+    def __init__(self, url: str, write: Callable[..., None], remove: Callable[[str], None]) -> None:
         self.url = url
         self.write = write
+        self.remove = remove
 
     def add(self, numbers: range, **options: Any) -> None:
         for number in numbers:
@@ -51,7 +53,8 @@ class Images:
 def folder_images(tmp_path: Path) -> Images:
     folder = tmp_path / "my images"
     folder.mkdir()
-    return Images(str(folder), lambda name, data: (folder / name).write_bytes(data) and None)
+    return Images(str(folder), lambda name, data: (folder / name).write_bytes(data) and None,
+                  lambda name: (folder / name).unlink())
 
 
 @pytest.fixture
@@ -60,8 +63,9 @@ def bucket_images(aws: None) -> Images:
 
     client, name = boto3.client("s3"), f"images-{uuid.uuid4().hex[:8]}"
     client.create_bucket(Bucket=name)
-    return Images(f"s3://{name}/inbox", lambda path, data: client.put_object(
-        Bucket=name, Key=f"inbox/{path}", Body=data) and None)
+    return Images(f"s3://{name}/inbox", lambda path, data, **options: client.put_object(
+        Bucket=name, Key=f"inbox/{path}", Body=data, **options) and None,
+        lambda path: client.delete_object(Bucket=name, Key=f"inbox/{path}") and None)
 
 
 @pytest.fixture(params=["folder", "bucket"])
@@ -249,6 +253,45 @@ def test_a_bucket_that_fails_finishes_no_shard(
     with pytest.raises(ServiceError, match="CARCLF_PREDICT_SOURCE"):
         predict_images(store, bucket_images, shards)
     assert folder_of(store, bucket_images).list_objects()[1] == []
+
+
+@pytest.mark.parametrize("has_mount_point", [False, True])
+def test_a_folder_that_is_not_mounted_finishes_no_shard(
+    store: Store, folder_images: Images, has_mount_point: bool
+) -> None:
+    folder_images.add(range(6))
+    shards = plan_images(store, folder_images).shards
+    folder = Path(folder_images.url)
+    disk = folder.rename(folder.with_name("disk"))
+    if has_mount_point:
+        folder.mkdir()
+    with pytest.raises(ServiceError, match="CARCLF_PREDICT_SOURCE"):
+        predict_images(store, folder_images, shards)
+    assert folder_of(store, folder_images).list_objects()[1] == []
+    shutil.rmtree(folder, ignore_errors=True)
+    disk.rename(folder)
+    assert predict_images(store, folder_images, shards)["num_images"] == 6
+
+
+def test_a_shard_whose_images_were_all_removed_is_finished_without_rows(store: Store, images: Images) -> None:
+    images.add(range(SHARD_SIZE + 1))
+    shards = plan_images(store, images).shards
+    images.remove(f"{SHARD_SIZE:03d}.png")
+    counts = predict_images(store, images, shards)
+    assert (counts["num_shards"], counts["num_images"], counts["num_left"]) == (2, SHARD_SIZE, 1)
+    assert plan_images(store, images).shards == []
+
+
+def test_an_archived_object_does_not_block_its_shard(store: Store, bucket_images: Images) -> None:
+    bucket_images.add(range(3))
+    bucket_images.write("archived.png", color_image("red"), StorageClass="GLACIER")
+    counts = predict_images(store, bucket_images, plan_images(store, bucket_images).shards)
+    assert (counts["num_shards"], counts["num_images"], counts["num_left"]) == (1, 3, 1)
+    shards = plan_images(store, bucket_images).shards
+    with pytest.raises(ServiceError, match=r"CARCLF_PREDICT_SOURCE.*archived\.png.*restore"):
+        predict_images(store, bucket_images, shards)
+    bucket_images.write("archived.png", color_image("red"))
+    assert predict_images(store, bucket_images, shards)["num_images"] == 1
 
 
 def test_a_damaged_model_is_reported_as_such(store: Store, folder_images: Images) -> None:
