@@ -84,7 +84,7 @@ def _may_be_image(path: str) -> bool:
 
 @dataclass(frozen=True)
 class _Progress:
-    """The plans by number, and the finished shards."""
+    """The images of unfinished shards by number of the plan, and the finished shards."""
 
     plans: dict[int, pd.DataFrame]
     finished: list[ShardId]
@@ -94,17 +94,17 @@ class _Progress:
         return 1 + max([*self.plans, *(shard.plan for shard in self.finished)], default=0)
 
     def unfinished(self) -> list[ShardId]:
-        planned = [shard for number, plan in self.plans.items() for shard in _shards_of(plan, number)]
-        return sorted(set(planned) - set(self.finished))
+        return [shard for number, plan in sorted(self.plans.items()) for shard in _shards_of(plan, number)]
 
     def known_versions(self, folder: BatchFolder) -> "pd.Series[str]":
         """Return the newest version of each path that has a prediction or is in an unfinished shard."""
+        def read_versions(shard: ShardId) -> pd.DataFrame:
+            table = folder.read_shard(shard, ["id", "version"])
+            return table.rename(columns={"id": "path"}).assign(plan=shard.plan)
+
         with ThreadPoolExecutor(NUM_THREADS) as pool:
-            rows = list(pool.map(lambda shard: folder.read_shard(shard, ["id", "version", "plan"]), self.finished))
-        tables = [table.rename(columns={"id": "path"}) for table in rows]
-        for number, plan in self.plans.items():
-            done = [shard.number for shard in self.finished if shard.plan == number]
-            tables.append(plan.loc[~plan["shard"].isin(done), ["path", "version"]].assign(plan=number))
+            tables = list(pool.map(read_versions, self.finished))
+        tables += [plan[["path", "version"]].assign(plan=number) for number, plan in self.plans.items()]
         if not tables:
             return pd.Series(dtype=str)
         newest = pd.concat(tables).sort_values("plan", kind="stable").drop_duplicates("path", keep="last")
@@ -113,8 +113,13 @@ class _Progress:
 
 def _read_progress(folder: BatchFolder) -> _Progress:
     numbers, finished = folder.list_objects()
+
+    def read_unfinished(number: int) -> pd.DataFrame:
+        plan = folder.read_plan(number)
+        return plan[~plan["shard"].isin([shard.number for shard in finished if shard.plan == number])]
+
     with ThreadPoolExecutor(NUM_THREADS) as pool:
-        return _Progress(dict(zip(numbers, pool.map(folder.read_plan, numbers), strict=True)), finished)
+        return _Progress(dict(zip(numbers, pool.map(read_unfinished, numbers), strict=True)), finished)
 
 
 def _shards_of(plan: pd.DataFrame, number: int) -> list[ShardId]:

@@ -53,25 +53,26 @@ def predict_shards(
     """
     counts = Counter({"num_shards": 0, "num_finished_before": 0, "num_images": 0, "num_unreadable": 0, "num_left": 0})
     outputs: ModelOutputs | None = None
+    plans = {number: folder.read_plan(number, shards) for number in {shard.plan for shard in shards}}
     with Meter("predictions") as meter:
         for number, shard in enumerate(shards, 1):
             if folder.is_finished(shard):
                 counts["num_finished_before"] += 1
                 continue
             outputs = outputs or load()
-            counts.update(_predict_shard(folder, shard, source, outputs))
+            counts.update(_predict_shard(folder, shard, plans[shard.plan], source, outputs))
             meter(number, len(shards), f"shard {shard}")
     return dict(counts)
 
 
 def _predict_shard(
-    folder: BatchFolder, shard: ShardId, source: ListedSource, outputs: ModelOutputs
+    folder: BatchFolder, shard: ShardId, plan: pd.DataFrame, source: ListedSource, outputs: ModelOutputs
 ) -> dict[str, int]:
-    plan = folder.read_plan(shard.plan, shard.number)
-    if plan.empty:
+    images = plan.loc[plan["shard"] == shard.number, list(Entry._fields)]
+    if images.empty:
         raise DataError(f"The plan {shard.plan} in {folder.store.url}/{folder.path} has no shard {shard.number}. Make "
                         "a plan with carclf predictions plan.")
-    entries = [Entry(*row) for row in plan[list(Entry._fields)].itertuples(index=False)]
+    entries = [Entry(*row) for row in images.itertuples(index=False)]
     with temporary_folder() as work:
         reader = _Reader(source, outputs.predictor, work)
         predicted = outputs.predictor.predict_items(list(enumerate(entries)), reader.read)

@@ -17,17 +17,18 @@ from typing import Any
 import pandas as pd
 import pytest
 from color_champion import CLASS_NAMES, color_image, promote_color_champion
+from typer.testing import CliRunner
 
-from carclf.artifacts import Model
 from carclf.batch_prediction.plan import Plan, make_plan, open_source
 from carclf.batch_prediction.predict import ModelOutputs, predict_shards
 from carclf.batch_prediction.shard_files import BatchFolder, ShardId
-from carclf.batch_prediction.table import most_uncertain, prediction_drift, read_predictions
+from carclf.batch_prediction.table import SUMMARY_COLUMNS, most_uncertain, prediction_drift, read_predictions
+from carclf.cli.app import app
 from carclf.dataset.listing import BucketPrefix, Folder
 from carclf.errors import ConfigError, DamagedArtifactError, DataError, ServiceError
 from carclf.runs.model_selection import select_model
 from carclf.runs.predictor import load_predictor
-from carclf.services.storage import Store, init_store
+from carclf.services.storage import FolderStore, Store, init_store
 
 SHARD_SIZE = 4
 
@@ -426,5 +427,42 @@ def test_a_plan_can_be_read_back_from_bytes(store: Store, folder_images: Images)
     stored = store.read(f"{folder_of(store, folder_images).path}/_plans/00001.parquet")
     assert stored
     table = pd.read_parquet(io.BytesIO(stored.data))
+    assert list(table.columns) == ["path", "num_bytes", "version", "shard"]
     assert table["shard"].tolist() == [0, 0, 0, 0, 1]
-    assert isinstance(select_model(store).model, Model)
+
+
+def test_a_plan_is_read_once_for_all_its_shards(
+    store: Store, folder_images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder_images.add(range(10))
+    shards = plan_images(store, folder_images).shards
+    keys: list[str] = []
+    read = FolderStore.read
+    monkeypatch.setattr(FolderStore, "read", lambda store, key: keys.append(key) or read(store, key))
+    predict_images(store, folder_images, shards)
+    assert [key.rpartition("/")[2] for key in keys if "/_plans/" in key] == ["00001.parquet"]
+
+
+def test_only_the_requested_columns_are_read(store: Store, folder_images: Images) -> None:
+    folder_images.add(range(5))
+    folder = folder_of(store, folder_images)
+    assert read_predictions(folder, SUMMARY_COLUMNS).columns.tolist() == list(SUMMARY_COLUMNS)
+    predict_images(store, folder_images, plan_images(store, folder_images).shards)
+    rows = read_predictions(folder, SUMMARY_COLUMNS)
+    pd.testing.assert_frame_equal(rows, read_predictions(folder)[list(SUMMARY_COLUMNS)])
+
+
+def test_the_summaries_do_not_read_the_probabilities_of_each_class(
+    store: Store, folder_images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder_images.add(range(5))
+    predict_images(store, folder_images, plan_images(store, folder_images).shards)
+    columns: list[Any] = []
+    read = BatchFolder.read_shard
+    monkeypatch.setattr(BatchFolder, "read_shard", lambda folder, shard, names=None: columns.append(names) or read(
+        folder, shard, names))
+    for arguments in (["show"], ["show", "--uncertain", "2"], ["drift"]):
+        options = ["--source", folder_images.url, "--store", store.url]
+        assert CliRunner().invoke(app, ["predictions", *arguments, *options]).exit_code == 0
+    plan_images(store, folder_images)
+    assert {tuple(names) for names in columns} == {SUMMARY_COLUMNS, ("id", "version")}
