@@ -53,14 +53,14 @@ def exports_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def export_counter(exports_folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The models that were exported. Each is exported once for all tests, and loaded in this process to check it."""
+    """The models that were exported. Each is exported once per choice of formats, and checked in this process."""
     from carclf.export import bundle, formats
 
     original = bundle.export_model
     exported: list[str] = []
 
     def export(folder: Path, selected: Any, names: Any, store: Store) -> dict[str, float]:
-        kept = exports_folder / selected.model.key
+        kept = exports_folder / "-".join([selected.model.key, *sorted(names)])
         formats.require_formats(names)
         if not kept.exists():
             original(kept, selected, names, store)
@@ -244,9 +244,25 @@ class TestFolder:
         card = target.read(f"{manifest['folder']}/model_card.md")
         assert card and b"cannot be measured" in card.data and measured.key.encode() in card.data
 
-    def test_the_store_itself_raises_config_error(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("CARCLF_PUBLISH_FOLDER", store.url)
-        with pytest.raises(ConfigError, match="CARCLF_PUBLISH_FOLDER"):
+    def test_other_formats_are_published_again(
+        self, store: Store, target: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        publish(store, "folder")
+        before = latest(target)
+        monkeypatch.setenv("CARCLF_PUBLISH_FORMATS", "litert, keras")
+        assert not publish(store, "folder").reused
+        assert assert_complete(target) == champion_key(store)
+        assert {file["path"] for file in latest(target)["files"]} - {file["path"] for file in before["files"]} == {
+            "model.tflite"}
+        monkeypatch.setenv("CARCLF_PUBLISH_FORMATS", "keras,litert")
+        assert publish(store, "folder").reused
+
+    @pytest.mark.parametrize("path", ["", "/models"])
+    def test_a_folder_in_the_store_raises_config_error(
+        self, store: Store, path: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("CARCLF_PUBLISH_FOLDER", store.url + path)
+        with pytest.raises(ConfigError, match=r"CARCLF_PUBLISH_FOLDER.*in the store"):
             publish(store, "folder")
 
     def test_an_unknown_format_names_the_variable(
