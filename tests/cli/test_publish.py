@@ -567,3 +567,28 @@ class TestMlflow:
         with pytest.raises(ServiceError, match="MLFLOW_TRACKING_URI") as raised:
             publish(store, "mlflow")
         assert "secret" not in str(raised.value)
+    def test_a_version_that_another_worker_has_deleted_is_no_error(
+        self, store_copy: Store, mlflow: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        create, delete = MlflowClient.create_model_version, MlflowClient.delete_model_version
+
+        def create_twice(client: MlflowClient, *arguments: Any, **options: Any) -> Any:
+            create(client, *arguments, **options)
+            return create(client, *arguments, **options)
+
+        def delete_twice(client: MlflowClient, name: str, version: str) -> None:
+            delete(client, name, version)
+            delete(client, name, version)
+
+        monkeypatch.setattr(MlflowClient, "create_model_version", create_twice)
+        monkeypatch.setattr(MlflowClient, "delete_model_version", delete_twice)
+        assert publish(store_copy, "mlflow").location == f"models:/{tmp_path.name}@champion"
+        assert [entry.version for entry in mlflow.search_model_versions(f"name = '{tmp_path.name}'")] == ["1"]
+
+    def test_a_missing_package_raises_config_error(
+        self, store: Store, mlflow: MlflowClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "mlflow", None)  # as if it were not installed
+        with pytest.raises(ConfigError, match="mlflow-skinny"):
+            publish(store, "mlflow")
+
