@@ -28,6 +28,7 @@ from carclf.errors import ConfigError, ServiceError
 from carclf.inference.runtimes import LOADERS
 from carclf.publishing import folder as folder_publishing
 from carclf.publishing import kaggle as kaggle_publishing
+from carclf.publishing import publish as publish_module
 from carclf.publishing.publish import Published, publish
 from carclf.runs.run import Run
 from carclf.services.mlflow import background
@@ -209,6 +210,20 @@ class TestFolder:
             return manifest
 
         monkeypatch.setattr(folder_publishing, "_upload_model", change_champion)
+        with pytest.raises(ServiceError, match="champion changed"):
+            publish(store_copy, "folder")
+        assert target.read("latest.json") is None
+
+    def test_a_champion_that_changes_before_the_export_is_not_announced(
+        self, store_copy: Store, target: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        original = publish_module.publish_settings
+
+        def change_champion() -> Any:
+            promote_run(store_copy, "seed-1")
+            return original()
+
+        monkeypatch.setattr(publish_module, "publish_settings", change_champion)
         with pytest.raises(ServiceError, match="champion changed"):
             publish(store_copy, "folder")
         assert target.read("latest.json") is None
