@@ -414,7 +414,7 @@ class TestKaggle:
         outcome = publish(store_copy, "kaggle")
         assert bool(outcome.waiting) != arrived
         assert published_models(kaggle) == (expected if arrived else expected[:-1])
-        assert publish(store_copy, "kaggle").waiting == "" or not arrived
+        assert bool(publish(store_copy, "kaggle").waiting) != arrived
         now = time.time() + timedelta(minutes=16).total_seconds()
         monkeypatch.setattr(kaggle_publishing.time, "time", lambda: now)
         assert publish(store_copy, "kaggle").model == expected[-1]
@@ -499,8 +499,11 @@ class TestKaggle:
     ) -> None:
         (tmp_path / "file").write_text("no folder")
         monkeypatch.setenv("CARCLF_PUBLISH_FOLDER", str(tmp_path / "file"))
-        done = CliRunner().invoke(app, ["publish", "--store", store_copy.url])
+        result = tmp_path / "r.json"
+        done = CliRunner().invoke(app, ["publish", "--store", store_copy.url, "--result", str(result)])
         assert isinstance(done.exception, ConfigError) and "CARCLF_PUBLISH_FOLDER" in str(done.exception)
+        assert [outcome["target"] for outcome in json.loads(result.read_text())] == ["kaggle", "mlflow"]
+        assert "kaggle   https://www.kaggle.com/models/demo/cars" in done.stdout
         assert published_models(kaggle) == [champion_key(store_copy)]
 
 
@@ -575,13 +578,6 @@ class TestMlflow:
         publish(store_copy, "mlflow")
         assert [entry.version for entry in mlflow.search_model_versions(f"name = '{tmp_path.name}'")] == ["1"]
 
-    def test_an_unavailable_server_raises_service_error(
-        self, store: Store, mlflow: MlflowClient, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
-        with pytest.raises(ServiceError, match="MLFLOW_TRACKING_URI") as raised:
-            publish(store, "mlflow")
-        assert "secret" not in str(raised.value)
     def test_a_version_that_another_worker_has_deleted_is_no_error(
         self, store_copy: Store, mlflow: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -607,3 +603,10 @@ class TestMlflow:
         with pytest.raises(ConfigError, match="mlflow-skinny"):
             publish(store, "mlflow")
 
+    def test_an_unavailable_server_raises_service_error(
+        self, store: Store, mlflow: MlflowClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
+        with pytest.raises(ServiceError, match="MLFLOW_TRACKING_URI") as raised:
+            publish(store, "mlflow")
+        assert "secret" not in str(raised.value)
