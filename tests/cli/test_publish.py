@@ -69,7 +69,8 @@ def export_counter(exports_folder: Path, monkeypatch: pytest.MonkeyPatch) -> lis
         exported.append(selected.model.key)
         return {}
 
-    monkeypatch.setattr(formats, "predict_logits", lambda name, path, images: LOADERS[name](path)(images))
+    monkeypatch.setattr(
+        formats, "predict_logits", lambda name, path, images: LOADERS[name](path)(images.astype("float32")))
     monkeypatch.setattr(bundle, "export_model", export)
     return exported
 
