@@ -41,6 +41,10 @@ class ConfigError(CarclfError):
     exit_status = 78
 
 
+class ObjectAccessError(ConfigError):
+    """An object of a bucket may not be read: its permissions, its encryption key or its storage class prevent it."""
+
+
 class ServiceError(CarclfError):
     """An external service failed temporarily. A later retry may help."""
 

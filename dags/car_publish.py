@@ -15,6 +15,7 @@ refitted, and once a day, to catch up with a target that was unavailable.
 | kaggle | the token may not change the model; a new variation has no license | the log names the variable |
 | kaggle | never: after a lost response it waits until Kaggle's list proves that nothing was created | none |
 | mlflow | the server is unavailable | start it, then clear the task |
+| mlflow | its package is not installed | install `mlflow-skinny` on the worker |
 
 Each task publishes the champion that is in the store when it runs, once: a retry publishes nothing twice.
 See docs/publishing.md.

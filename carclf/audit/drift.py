@@ -76,15 +76,20 @@ class Drift:
     measures: list[Measure]
 
 
-def measure_drift(sample: Sample, reference: Sample, settings: Audit, seed: int) -> Drift:
-    """Return the drift of a sample from a reference; ``seed`` selects the images whose features are compared."""
+def measure_drift(
+    sample: Sample, reference: Sample, settings: Audit, seed: int, *, needs_all_classes: bool = True
+) -> Drift:
+    """Return the drift of a sample from a reference; ``seed`` selects the images whose features are compared.
+
+    With ``needs_all_classes``, a class of the reference without images in the sample is at least a warning.
+    """
     effects = [_class_distribution(sample.rows["label"], reference.rows["label"])]
     effects += _statistics(sample.rows, reference.rows)
     if sample.features is not None and reference.features is not None:
         effects.append(_features(sample, reference, seed))
     # Bonferroni: the measures together have the significance of one test.
     measures = [_measure(effect, effect.p_value * len(effects) < SIGNIFICANCE, settings) for effect in effects]
-    if missing := _missing_classes(sample.rows["label"], reference.rows["label"]):
+    if needs_all_classes and (missing := _missing_classes(sample.rows["label"], reference.rows["label"])):
         # However small the class was, a new model could not predict it.
         verdict = max(measures[0].verdict, "warn", key=VERDICTS.index)
         measures[0] = replace(measures[0], verdict=verdict, note=f"class {missing[0]} no longer has images")

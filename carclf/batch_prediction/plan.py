@@ -1,8 +1,6 @@
 """Plan a batch prediction: list the images that a model has not predicted and divide them into shards."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -16,7 +14,7 @@ from carclf.dataset.archive_members import is_archive
 from carclf.dataset.layout import TABLE_SUFFIXES, is_useful
 from carclf.dataset.listing import BucketPrefix, Folder, ListedSource, list_source, open_listed
 from carclf.dataset.walk import Entry
-from carclf.errors import CarclfError, ConfigError
+from carclf.errors import ConfigError
 from carclf.progress import log
 from carclf.services.storage import Store
 
@@ -51,17 +49,7 @@ def open_source(text: str) -> Folder | BucketPrefix:
     if source.kind not in ("folder", "bucket"):
         raise ConfigError(f"{SETTING}={text!r} is neither a folder nor a bucket. Set s3://bucket/prefix or a path with "
                           "a slash, such as ./photos.")
-    with naming_setting():
-        return open_listed(source)
-
-
-@contextmanager
-def naming_setting() -> Iterator[None]:
-    """Let errors name the setting of the source to predict instead of data.source."""
-    try:
-        yield
-    except CarclfError as error:
-        raise type(error)(str(error).replace("data.source", SETTING)) from error
+    return open_listed(source, SETTING)
 
 
 def make_plan(store: Store, model: str, source: ListedSource, shard_size: int) -> Plan:
@@ -86,8 +74,7 @@ def make_plan(store: Store, model: str, source: ListedSource, shard_size: int) -
 
 def _list_images(source: ListedSource) -> pd.DataFrame:
     """Return path, num_bytes and version of the images, sorted by path."""
-    with naming_setting():
-        listing = list_source(source)
+    listing = list_source(source)
     for path, reason in listing.ignored.items():
         if reason:
             log.warning("predictions: ignored path=%s: %s", path, reason)
@@ -102,7 +89,7 @@ def _may_be_image(path: str) -> bool:
 
 @dataclass(frozen=True)
 class _Progress:
-    """The plans by number, and the finished shards."""
+    """The images of unfinished shards by number of the plan, and the finished shards."""
 
     plans: dict[int, pd.DataFrame]
     finished: list[ShardId]
@@ -112,17 +99,17 @@ class _Progress:
         return 1 + max([*self.plans, *(shard.plan for shard in self.finished)], default=0)
 
     def unfinished(self) -> list[ShardId]:
-        planned = [shard for number, plan in self.plans.items() for shard in _shards_of(plan, number)]
-        return sorted(set(planned) - set(self.finished))
+        return [shard for number, plan in sorted(self.plans.items()) for shard in _shards_of(plan, number)]
 
     def known_versions(self, folder: BatchFolder) -> "pd.Series[str]":
         """Return the newest version of each path that has a prediction or is in an unfinished shard."""
+        def read_versions(shard: ShardId) -> pd.DataFrame:
+            table = folder.read_shard(shard, ["id", "version"])
+            return table.rename(columns={"id": "path"}).assign(plan=shard.plan)
+
         with ThreadPoolExecutor(NUM_THREADS) as pool:
-            rows = list(pool.map(lambda shard: folder.read_shard(shard, ["id", "version", "plan"]), self.finished))
-        tables = [table.rename(columns={"id": "path"}) for table in rows]
-        for number, plan in self.plans.items():
-            done = [shard.number for shard in self.finished if shard.plan == number]
-            tables.append(plan.loc[~plan["shard"].isin(done), ["path", "version"]].assign(plan=number))
+            tables = list(pool.map(read_versions, self.finished))
+        tables += [plan[["path", "version"]].assign(plan=number) for number, plan in self.plans.items()]
         if not tables:
             return pd.Series(dtype=str)
         newest = pd.concat(tables).sort_values("plan", kind="stable").drop_duplicates("path", keep="last")
@@ -131,8 +118,13 @@ class _Progress:
 
 def _read_progress(folder: BatchFolder) -> _Progress:
     numbers, finished = folder.list_objects()
+
+    def read_unfinished(number: int) -> pd.DataFrame:
+        plan = folder.read_plan(number)
+        return plan[~plan["shard"].isin([shard.number for shard in finished if shard.plan == number])]
+
     with ThreadPoolExecutor(NUM_THREADS) as pool:
-        return _Progress(dict(zip(numbers, pool.map(folder.read_plan, numbers), strict=True)), finished)
+        return _Progress(dict(zip(numbers, pool.map(read_unfinished, numbers), strict=True)), finished)
 
 
 def _shards_of(plan: pd.DataFrame, number: int) -> list[ShardId]:

@@ -10,11 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from carclf.batch_prediction.plan import naming_setting
 from carclf.batch_prediction.shard_files import BatchFolder, ShardId
-from carclf.dataset.listing import ListedSource
+from carclf.dataset.listing import ListedSource, list_source
 from carclf.dataset.walk import Entry
-from carclf.errors import DataError, SourceChangedError
+from carclf.errors import DataError, ObjectAccessError, ServiceError, SourceChangedError
 from carclf.images.decode import MAX_BYTES_PER_PIXEL, ImageDecodeError, Pixels
 from carclf.progress import Meter, log
 from carclf.stats import probability_columns
@@ -49,33 +48,37 @@ def predict_shards(
 ) -> dict[str, int]:
     """Predict the shards that are not finished; return counts of shards and images.
 
-    ``load`` is called once, if there is anything to predict. Raise DataError if a plan does not have one of the shards.
+    ``load`` is called once, if there is anything to predict. Raise DataError if a plan does not have one of the shards,
+    ServiceError if this machine can read no image of a shard.
     """
     counts = Counter({"num_shards": 0, "num_finished_before": 0, "num_images": 0, "num_unreadable": 0, "num_left": 0})
     outputs: ModelOutputs | None = None
-    with naming_setting(), Meter("predictions") as meter:
+    plans = {number: folder.read_plan(number, shards) for number in {shard.plan for shard in shards}}
+    with Meter("predictions") as meter:
         for number, shard in enumerate(shards, 1):
             if folder.is_finished(shard):
                 counts["num_finished_before"] += 1
                 continue
             outputs = outputs or load()
-            counts.update(_predict_shard(folder, shard, source, outputs))
+            counts.update(_predict_shard(folder, shard, plans[shard.plan], source, outputs))
             meter(number, len(shards), f"shard {shard}")
     return dict(counts)
 
 
 def _predict_shard(
-    folder: BatchFolder, shard: ShardId, source: ListedSource, outputs: ModelOutputs
+    folder: BatchFolder, shard: ShardId, plan: pd.DataFrame, source: ListedSource, outputs: ModelOutputs
 ) -> dict[str, int]:
-    plan = folder.read_plan(shard.plan, shard.number)
-    if plan.empty:
+    images = plan.loc[plan["shard"] == shard.number, list(Entry._fields)]
+    if images.empty:
         raise DataError(f"The plan {shard.plan} in {folder.store.url}/{folder.path} has no shard {shard.number}. Make "
                         "a plan with carclf predictions plan.")
-    entries = [Entry(*row) for row in plan[list(Entry._fields)].itertuples(index=False)]
+    entries = [Entry(*row) for row in images.itertuples(index=False)]
     with temporary_folder() as work:
         reader = _Reader(source, outputs.predictor, work)
         predicted = outputs.predictor.predict_items(list(enumerate(entries)), reader.read)
-        rows = _rows([(entry, result) for (_, entry), result in _logged(predicted)], outputs.class_names)
+        results = [(entry, result) for (_, entry), result in _logged(predicted)]
+    _require_readable_source(source, results)
+    rows = _rows(results, outputs.class_names)
     if not folder.write_shard(shard, rows.assign(plan=shard.plan, model=folder.model)):
         log.info("predictions: another process finished the shard first shard=%s", shard)
         return {"num_finished_before": 1}
@@ -83,6 +86,25 @@ def _predict_shard(
               "num_left": len(entries) - len(rows)}
     log.info("predictions: finished shard=%s %s", shard, " ".join(f"{name}={n}" for name, n in counts.items()))
     return counts
+
+
+def _require_readable_source(source: ListedSource, results: Sequence[tuple[Entry, Result]]) -> None:
+    """Raise ServiceError if no image was predicted although the source still lists some, or if it cannot be listed.
+
+    This machine may lack the mount or the permission, so the shard must not count as finished.
+    """
+    failures = {entry: result for entry, result in results if isinstance(result, Failure)}
+    left = {entry: failure.reason for entry, failure in failures.items() if not failure.is_permanent}
+    if not left or len(failures) < len(results):
+        return
+    try:
+        listed = left.keys() & set(list_source(source).entries)
+    except DataError as error:
+        raise ServiceError(f"{error} The images of the shard were there when the plan was made.") from error
+    if listed:
+        entry = min(listed)
+        raise ServiceError(f"{source.setting}: this machine can read no image of the shard. {entry.path}: "
+                           f"{left[entry]}. Let it read the images or remove them, then run the task again.")
 
 
 @dataclass(frozen=True)
@@ -106,6 +128,8 @@ class _Reader:
             return Failure(f"cannot be decoded: {error}", is_permanent=True)
         except SourceChangedError:
             return Failure("it was changed or removed after the plan was made", is_permanent=False)
+        except ObjectAccessError as error:
+            return Failure(str(error), is_permanent=False)
         except OSError as error:
             return Failure(f"cannot be read: {error.strerror or error}", is_permanent=False)
         finally:

@@ -76,9 +76,11 @@ class BatchFolder:
         """Write a shard's predictions; return False if another process finished the shard first."""
         return self._create(self._shard_key(shard), rows)
 
-    def read_plan(self, number: int, shard: int | None = None) -> pd.DataFrame:
-        """Return path, num_bytes, version and shard of a plan's images, or those of one shard."""
-        filters = None if shard is None else [("shard", "==", shard)]
+    def read_plan(self, number: int, shards: Sequence[ShardId] | None = None) -> pd.DataFrame:
+        """Return path, num_bytes, version and shard of a plan's images, or only those of the plan's given shards."""
+        filters = None
+        if shards is not None:
+            filters = [("shard", "in", [shard.number for shard in shards if shard.plan == number])]
         return read_table(self.store, self._plan_key(number), filters=filters)
 
     def read_shard(self, shard: ShardId, columns: Sequence[str] | None = None) -> pd.DataFrame:

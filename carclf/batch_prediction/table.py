@@ -1,5 +1,6 @@
 """All predictions of a model for a source as one table, and their drift from the validation images."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
@@ -15,18 +16,22 @@ from carclf.inference.calibration import apply_temperature
 from carclf.progress import log
 from carclf.services.storage import Store
 
+SUMMARY_COLUMNS = ("id", "class", "probability", "problem", "plan")
+EMPTY_COLUMNS = ("id", "version", "class", "probability", "problem", "plan", "model")
 
-def read_predictions(folder: BatchFolder) -> pd.DataFrame:
+
+def read_predictions(folder: BatchFolder, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """Return one row per image, sorted by id: the prediction of its newest planned version.
 
-    The columns are documented in ``docs/batch-prediction.md``. The table is empty, without columns of probabilities, if
-    nothing was predicted. Rows of images that were removed from the source stay.
+    The columns are documented in ``docs/batch-prediction.md``; ``columns`` selects some, id and plan among them. The
+    table is empty, without columns of probabilities, if nothing was predicted. Rows of images that were removed from
+    the source stay.
     """
     _, finished = folder.list_objects()
     with ThreadPoolExecutor(NUM_THREADS) as pool:
-        tables = [table for table in pool.map(folder.read_shard, finished) if len(table)]
+        tables = [table for table in pool.map(lambda shard: folder.read_shard(shard, columns), finished) if len(table)]
     if not tables:
-        return pd.DataFrame(columns=["id", "version", "class", "probability", "problem", "plan", "model"])
+        return pd.DataFrame(columns=list(columns or EMPTY_COLUMNS))
     rows = pd.concat(tables, ignore_index=True).sort_values(["id", "plan"])
     return rows.drop_duplicates("id", keep="last").reset_index(drop=True)
 
@@ -47,7 +52,8 @@ def prediction_drift(rows: pd.DataFrame, validation: Evaluation, store: Store) -
     if newest.empty:
         return {}
     sample = Sample(newest[["class", "probability"]].set_axis(["label", "confidence"], axis="columns"), None)
-    drift = measure_drift(sample, Sample(_validation_rows(validation, store), None), Audit(), seed=0)
+    reference = Sample(_validation_rows(validation, store), None)
+    drift = measure_drift(sample, reference, Audit(), seed=0, needs_all_classes=False)
     level = log.info if drift.verdict == "ok" else log.warning
     notes = "; ".join(f"{measure.name} {measure.value:.3f} ({measure.note})" for measure in drift.measures)
     level("predictions: drift=%.3f measure=%r verdict=%s num_images=%d: %s", drift.value, drift.worst, drift.verdict,

@@ -77,8 +77,9 @@ def run_command(
     store = require_store(store_url)
     selected = select_model(store, model)
     counts = _predict(store, selected, source, _plan(store, selected, source, shard_size).shards)
+    left = f"; {counts['num_left']} left for the next plan" if counts["num_left"] else ""
     print(f"{format_count(counts['num_images'], 'image')} predicted, of which {counts['num_unreadable']} are not "
-          "readable")
+          f"readable{left}")
 
 
 @predictions_app.command("show")
@@ -89,7 +90,7 @@ def show_command(
     """Print the number of images per predicted class, or the most uncertain images with their probabilities."""
     from carclf.batch_prediction.table import most_uncertain
 
-    rows = _read_rows(require_store(store_url), model, source)
+    rows = _read_rows(require_store(store_url), model, source, is_summary=True)
     if uncertain:
         table = most_uncertain(rows, uncertain)[["id", "class", "probability"]]
     else:
@@ -134,7 +135,8 @@ def drift_command(
     if selected.evaluation is None:
         raise ConfigError(f"The store has no evaluation of the model {selected.model.key} to compare with. To create "
                           "one: carclf evaluate --run RUN")
-    drift = prediction_drift(_read_rows(store, selected.model.key, source), selected.evaluation, store)
+    rows = _read_rows(store, selected.model.key, source, is_summary=True)
+    drift = prediction_drift(rows, selected.evaluation, store)
     if as_json:
         print(json.dumps(drift, indent=1))
     elif drift:
@@ -164,14 +166,15 @@ def _predict(store: Store, selected: SelectedModel, source: str, shards: "list[S
     return predict_shards(BatchFolder(store, selected.model.key, opened.name), shards, opened, load)
 
 
-def _read_rows(store: Store, model: str, source: str) -> "pd.DataFrame":
+def _read_rows(store: Store, model: str, source: str, *, is_summary: bool = False) -> "pd.DataFrame":
+    """Return the predictions; a summary lacks the probabilities of each class."""
     from carclf.batch_prediction.plan import open_source
     from carclf.batch_prediction.shard_files import BatchFolder
-    from carclf.batch_prediction.table import read_predictions
+    from carclf.batch_prediction.table import SUMMARY_COLUMNS, read_predictions
 
     key = select_model(store, model).model.key
     folder = BatchFolder(store, key, open_source(source).name)
-    rows = read_predictions(folder)
+    rows = read_predictions(folder, SUMMARY_COLUMNS if is_summary else None)
     if rows.empty:
         log.warning("predictions: none yet model=%s source=%s", key, folder.source)
     return rows

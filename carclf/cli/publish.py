@@ -27,21 +27,23 @@ def publish_command(
     if target and target not in TARGETS:
         raise ConfigError(f"Unknown target {target!r}. Use --target with one of {', '.join(TARGETS)}.")
     store = require_store(store_url)
-    outcomes = _publish_to_all(store, [target] if target else list(TARGETS))
+    outcomes, errors = _publish_to_all(store, [target] if target else list(TARGETS))
     if result:
         result.write_text(json.dumps(redact_values([asdict(outcome) for outcome in outcomes])))
     for outcome in outcomes:
         print(printable(_format_line(outcome)))
+    if errors:
+        raise errors[0]
     if any(outcome.waiting for outcome in outcomes):
         raise typer.Exit(ServiceError.exit_status)
     if all(outcome.skip_reason for outcome in outcomes):
         raise typer.Exit(SKIP_REMAINING)
 
 
-def _publish_to_all(store: Store, targets: list[str]) -> list[Published]:
-    """Publish to each target; an error of one does not stop the others, and is raised at the end."""
-    outcomes = []
-    errors = []
+def _publish_to_all(store: Store, targets: list[str]) -> tuple[list[Published], list[CarclfError]]:
+    """Publish to each target, also after errors; return the outcomes and the errors."""
+    outcomes: list[Published] = []
+    errors: list[CarclfError] = []
     for name in targets:
         try:
             outcomes.append(publish(store, name))
@@ -49,9 +51,7 @@ def _publish_to_all(store: Store, targets: list[str]) -> list[Published]:
             errors.append(error)
             if len(targets) > 1:
                 log.error("publish: failed target=%s reason=%s", name, error)
-    if errors:
-        raise errors[0]
-    return outcomes
+    return outcomes, errors
 
 
 def _format_line(outcome: Published) -> str:

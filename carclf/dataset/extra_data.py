@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from carclf.artifacts import file_sha256, fingerprint
 from carclf.dataset.layout import EXTRA_FOLDER, IMAGE_SUFFIXES, is_in_junk_folder, is_junk_file
 from carclf.dataset.listing import BucketPrefix
-from carclf.errors import CarclfError, DataError
+from carclf.errors import DataError
 from carclf.os_errors import expand_home
 from carclf.progress import log
 from carclf.temporary import temporary_folder
@@ -97,15 +97,12 @@ def _raise_data_error() -> Iterator[None]:
 def _download_images(source: str, folder: Path) -> dict[str, Path]:
     """Download all images: the key of the archive depends on their bytes, wherever they are."""
     files: dict[str, Path] = {}
-    try:
-        prefix = BucketPrefix(source)
-        entries = {entry.path: entry for entry in prefix.list_entries()}
-        names = _image_names(source, sorted(entries))
-        folder.mkdir()
-        for number, (entry, path) in enumerate(prefix.read([entries[name] for name in names])):
-            files[entry.path] = path.rename(folder / f"{number}")
-    except CarclfError as error:
-        raise type(error)(str(error).replace("data.source", "download.extra_data", 1)) from error
+    prefix = BucketPrefix(source, "download.extra_data")
+    entries = {entry.path: entry for entry in prefix.list_entries()}
+    names = _image_names(source, sorted(entries))
+    folder.mkdir()
+    for number, (entry, path) in enumerate(prefix.read([entries[name] for name in names])):
+        files[entry.path] = path.rename(folder / f"{number}")
     return files
 
 

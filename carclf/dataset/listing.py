@@ -12,11 +12,12 @@ from carclf.config.sources import SLUG, Source
 from carclf.dataset.archive_members import is_archive
 from carclf.dataset.layout import is_in_junk_folder, is_junk_file, is_useful, stored_name
 from carclf.dataset.walk import Entry, Skipped, walk
-from carclf.errors import CarclfError, ConfigError, DataError, ServiceError, SourceChangedError
+from carclf.errors import ConfigError, DataError, ServiceError, SourceChangedError
 from carclf.os_errors import expand_home
 from carclf.services.storage.bucket import Bucket, BucketObject
 from carclf.temporary import temporary_folder
 
+SETTING = "data.source"
 NUM_THREADS = 10  # botocore keeps this many connections; downloads of small objects wait for the network
 MAX_PENDING = 4 * NUM_THREADS  # objects on the disk before they are packed
 _UNUSABLE_CHARACTERS = re.compile(r"[\\\x00-\x1f\x7f\ud800-\udfff]")  # a backslash separates folders on some systems
@@ -35,12 +36,13 @@ class Listing(NamedTuple):
 
 
 class ListedSource(Protocol):
-    """A source that lists its files and reads some of them."""
+    """A source that lists its files and reads some of them; ``setting`` is the name of the setting that it is from."""
 
     name: str
+    setting: str
 
     def list_entries(self) -> Iterator[Entry | Skipped]:
-        """Yield all files. Raise DataError or ConfigError that names data.source if that is not possible."""
+        """Yield all files. Raise DataError or ConfigError that names the setting if that is not possible."""
 
     def read(self, entries: Iterable[Entry]) -> Generator[tuple[Entry, Path], None, None]:
         """Yield a local file for each entry, valid until the next one. Raise SourceChangedError if it has changed."""
@@ -55,7 +57,7 @@ class ListedSource(Protocol):
 def list_source(source: ListedSource) -> Listing:
     """List the files, without hidden ones and those of file managers.
 
-    Raises DataError that names data.source if there is none, or if a name cannot be used on every system, also next to
+    Raises DataError that names the setting if there is none, or if a name cannot be used on every system, also next to
     another one.
     """
     entries: list[Entry] = []
@@ -67,7 +69,7 @@ def list_source(source: ListedSource) -> Listing:
         if not has_no_path and (is_in_junk_folder(parts) or is_junk_file(parts[-1])):
             continue
         if has_no_path or _UNUSABLE_CHARACTERS.search(entry.path):
-            raise DataError(f"data.source: {source.name} contains {entry.path!r}, a name that not every system "
+            raise DataError(f"{source.setting}: {source.name} contains {entry.path!r}, a name that not every system "
                             "supports. Rename it: use printable characters without backslashes.")
         if isinstance(entry, Skipped):
             ignored[entry.path] = entry.reason
@@ -79,42 +81,43 @@ def list_source(source: ListedSource) -> Listing:
             ignored[entry.path] = ""
     if not entries:
         content = f"only {min(ignored)} and the like" if ignored else "no files"
-        raise DataError(f"data.source: {source.name} contains {content}. Set a folder or prefix with images, tables or "
-                        "archives.")
-    _require_distinct_paths(entries, source.name)
+        raise DataError(f"{source.setting}: {source.name} contains {content}. Set a folder or prefix with images, "
+                        "tables or archives.")
+    _require_distinct_paths(entries, source)
     return Listing(sorted(entries), sorted(folders), dict(sorted(ignored.items())))
 
 
-def _require_distinct_paths(entries: Iterable[Entry], name: str) -> None:
+def _require_distinct_paths(entries: Iterable[Entry], source: ListedSource) -> None:
     """Raise DataError if two paths are stored under one: the same characters, composed (NFC) and decomposed."""
     paths: dict[str, str] = {}
     for path in sorted(entry.path for entry in entries if not entry.path.isascii()):
         other = paths.setdefault("/".join(map(stored_name, path.split("/"))), path)
         if other != path:
-            raise DataError(f"data.source: {name} contains {other!a} and {path!a}, which are the same "
+            raise DataError(f"{source.setting}: {source.name} contains {other!a} and {path!a}, which are the same "
                             "characters, composed and decomposed. Rename or remove one of them.")
 
 
 class Folder:
     """A local folder. Links to files and folders are followed."""
 
-    def __init__(self, path: str) -> None:
-        self.folder = expand_home(path, "data.source").absolute()
+    def __init__(self, path: str, setting: str = SETTING) -> None:
+        self.setting = setting
+        self.folder = expand_home(path, setting).absolute()
         self.name = str(self.folder)
         self._hint = f"; for a dataset on Kaggle write kaggle://{path}" if re.fullmatch(f"{SLUG}/{SLUG}", path) else ""
 
     def list_entries(self) -> Iterator[Entry | Skipped]:
         """Yield all files and empty folders, and what is skipped. The version is the time of the last change."""
         if self.folder.is_file():
-            raise DataError(f"data.source: {self.name} is a file, but not an archive that can be read: zip, tar, "
+            raise DataError(f"{self.setting}: {self.name} is a file, but not an archive that can be read: zip, tar, "
                             "tar.gz, tar.bz2, tar.xz, or 7z. Set such an archive or a folder.")
         if self.folder.is_symlink() and not self.folder.exists():
-            raise DataError(f"data.source: {self.name} is a link to {self.folder.readlink()}, which is missing. Set a "
-                            "folder that this machine can read.")
+            raise DataError(f"{self.setting}: {self.name} is a link to {self.folder.readlink()}, which is missing. Set "
+                            "a folder that this machine can read.")
         if not self.folder.is_dir():
-            raise DataError(f"data.source: the folder {self.name} is missing. Set a folder that this machine can read"
-                            f"{self._hint}.")
-        with name_setting(self.name):
+            raise DataError(f"{self.setting}: the folder {self.name} is missing. Set a folder that this machine can "
+                            f"read{self._hint}.")
+        with name_setting(self.name, self.setting):
             yield from walk(self.folder)
 
     def read(self, entries: Iterable[Entry]) -> Generator[tuple[Entry, Path], None, None]:
@@ -127,7 +130,7 @@ class Folder:
 
     def fetch(self, entry: Entry, path: Path) -> Path:
         """Return the path of an entry, after comparing its size and time with the listing."""
-        with name_setting(self.name):
+        with name_setting(self.name, self.setting):
             file = self.folder / entry.path
             self._require_unchanged(file, entry)
             return file
@@ -135,32 +138,34 @@ class Folder:
     def _require_unchanged(self, path: Path, entry: Entry) -> None:
         status = path.stat()
         if (status.st_size, str(status.st_mtime_ns)) != (entry.num_bytes, entry.version):
-            raise _changed_error(str(path))
+            raise _changed_error(str(path), self.setting)
 
 
-def _changed_error(path: str) -> SourceChangedError:
-    return SourceChangedError(f"data.source: {path} was changed while it was read. Run download again while nobody "
+def _changed_error(path: str, setting: str) -> SourceChangedError:
+    return SourceChangedError(f"{setting}: {path} was changed while it was read. Run download again while nobody "
                               "writes to this folder.")
 
 
 class BucketPrefix:
     """The objects of a bucket below a prefix."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, setting: str = SETTING) -> None:
         self.name = url
-        with name_setting(url):
+        self.setting = setting
+        with name_setting(url, setting):
             self.bucket = Bucket(url)
 
     def list_entries(self) -> Iterator[Entry]:
         """Yield all objects. The version is the ETag."""
-        with name_setting(self.name):
+        with name_setting(self.name, self.setting):
             for item in self.bucket.list_objects():
                 yield Entry(item.path, item.num_bytes, item.version)
 
     def read(self, entries: Iterable[Entry]) -> Generator[tuple[Entry, Path], None, None]:
         """Download the entries in parallel, and yield them in their order."""
         pending: deque[tuple[Entry, Future[Path]]] = deque()
-        with temporary_folder() as folder, ThreadPoolExecutor(NUM_THREADS) as pool, name_setting(self.name):
+        named = name_setting(self.name, self.setting)
+        with temporary_folder() as folder, ThreadPoolExecutor(NUM_THREADS) as pool, named:
             try:
                 for number, entry in enumerate(entries):
                     pending.append((entry, pool.submit(self._download, entry, folder / str(number))))
@@ -173,7 +178,7 @@ class BucketPrefix:
 
     def fetch(self, entry: Entry, path: Path) -> Path:
         """Download an entry to the path and return the path."""
-        with name_setting(self.name):
+        with name_setting(self.name, self.setting):
             return self._download(entry, path)
 
     def _download(self, entry: Entry, path: Path) -> Path:
@@ -188,29 +193,25 @@ def _take_first(pending: deque[tuple[Entry, Future[Path]]]) -> Iterator[tuple[En
     path.unlink(missing_ok=True)  # the caller may have moved it
 
 
-def open_listed(source: Source) -> Folder | BucketPrefix:
-    """Return the folder or the bucket that a source names."""
-    return BucketPrefix(source.name) if source.kind == "bucket" else Folder(source.name)
+def open_listed(source: Source, setting: str = SETTING) -> Folder | BucketPrefix:
+    """Return the folder or the bucket that a source names; errors name the setting."""
+    return (BucketPrefix if source.kind == "bucket" else Folder)(source.name, setting)
 
 
 @contextmanager
-def name_setting(name: str) -> Iterator[None]:
-    """Let the errors that occur while a source is read name data.source."""
+def name_setting(name: str, setting: str = SETTING) -> Iterator[None]:
+    """Let the errors that occur while a source is read name its setting."""
     try:
         yield
     except FileNotFoundError as error:
-        raise _changed_error(str(error.filename)) from error
+        raise _changed_error(str(error.filename), setting) from error
     except PermissionError as error:
-        raise unreadable_error(error, name) from error
+        raise unreadable_error(error, name, setting) from error
     except (ConfigError, ServiceError) as error:
-        raise _with_setting(error) from error
+        raise (error if setting in str(error) else type(error)(f"{setting}: {error}")) from error
 
 
-def unreadable_error(error: OSError, name: str) -> DataError:
+def unreadable_error(error: OSError, name: str, setting: str = SETTING) -> DataError:
     """Return the error for a file of the source that this user may not read."""
-    return DataError(f"data.source: cannot read {error.filename or name}: {error.strerror}. Let this user read all "
+    return DataError(f"{setting}: cannot read {error.filename or name}: {error.strerror}. Let this user read all "
                      "files of the source, or set another one.")
-
-
-def _with_setting(error: CarclfError) -> CarclfError:
-    return error if "data.source" in str(error) else type(error)(f"data.source: {error}")

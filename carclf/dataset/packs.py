@@ -101,7 +101,7 @@ def _write_packs(source: ListedSource, entries: list[Entry], first: int, folder:
     """Yield the row of each file after it was written."""
     sizes = accumulate((entry.num_bytes for entry in entries), initial=0)
     names = [f"pack-{first + size // MAX_PACK_BYTES:04d}.zip" for size in sizes]
-    with name_setting(source.name), closing(source.read(entries)) as files:
+    with name_setting(source.name, source.setting), closing(source.read(entries)) as files:
         for name, group in groupby(zip(names, files, strict=False), key=itemgetter(0)):
             with zipfile.ZipFile(folder / name, "w") as archive:
                 for _, (entry, path) in group:

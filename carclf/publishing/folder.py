@@ -1,8 +1,8 @@
 """Publish the champion to a folder or bucket: the files first, the pointer ``latest.json`` last.
 
 ``<model>/manifest.json`` names the files of a model with their SHA-256. They are in ``<model>/<fingerprint>/``, because
-two exports of a model may differ in bytes: the files of another attempt never replace those that a manifest names.
-``latest.json`` is a copy of the manifest of the champion.
+two exports of a model may differ in bytes: the files of another attempt never replace those that a manifest names. The
+manifest is replaced if other formats are configured. ``latest.json`` is a copy of the manifest of the champion.
 """
 
 from collections.abc import Iterator
@@ -39,13 +39,14 @@ class PublishedFile(BaseModel):
 class Manifest(BaseModel):
     """The content of ``<model>/manifest.json`` and of ``latest.json``: a model and its files in ``folder``.
 
-    ``measured`` is the model whose metrics apply: the model itself unless it was refitted.
+    ``measured`` is the model whose metrics apply: the model itself unless it was refitted. ``formats`` are sorted.
     """
 
     model_config = ConfigDict(frozen=True)
 
     model: str
     measured: str
+    formats: list[str]
     folder: Annotated[str, AfterValidator(validate_key)]
     files: list[PublishedFile]
 
@@ -58,9 +59,11 @@ def publish_to_folder(champion: ChampionName, store: Store, settings: PublishSet
     """
     with _naming_the_folder():
         target = open_store(settings.folder)
-        if target.url == store.url:
-            raise ConfigError(f"{target.url} is the store itself. Use another folder or prefix.")
-        manifest = _read_manifest(target, champion) or _upload_model(target, champion, store, settings)
+        if f"{target.url}/".startswith(f"{store.url}/"):
+            raise ConfigError(f"{target.url} is in the store {store.url}. Use another folder or prefix.")
+        manifest = _read_manifest(target, champion)
+        if manifest is None or manifest.formats != sorted(settings.formats):
+            manifest = _upload_model(target, champion, store, settings)
         is_moved = _move_pointer(target, manifest, champion, store)
     return f"{target.url}/{manifest.folder}", not is_moved
 
@@ -74,15 +77,19 @@ def _upload_model(target: Store, champion: ChampionName, store: Store, settings:
         files = describe_files(folder)
         _write_checksums(folder / CHECKSUMS, files)
         digest = fingerprint(files=[file.model_dump() for file in files])[:8]
-        manifest = Manifest(model=champion.model, measured=champion.measured, folder=f"{champion.model}/{digest}",
-                            files=files)
+        manifest = Manifest(model=champion.model, measured=champion.measured, formats=sorted(settings.formats),
+                            folder=f"{champion.model}/{digest}", files=files)
         for path in [*(file.path for file in files), CHECKSUMS]:
             target.upload(folder / path, f"{manifest.folder}/{path}")
-    if not target.write_if(_manifest_key(champion), manifest.model_dump_json(indent=1).encode(), None):
-        # Another process was faster: its files are those that the manifest names.
-        manifest = _read_manifest(target, champion) or manifest
+
+    def change(current: bytes | None) -> bytes | None:
+        # If another process was faster, its files are those that the manifest names.
+        has_formats = current and _parse_manifest(target, champion, current).formats == manifest.formats
+        return None if has_formats else manifest.model_dump_json(indent=1).encode()
+
+    update_object(target, _manifest_key(champion), change)
     _remove_leftovers(target)
-    return manifest
+    return _read_manifest(target, champion) or manifest
 
 
 def _remove_leftovers(target: Store) -> None:
@@ -120,9 +127,12 @@ def _move_pointer(target: Store, manifest: Manifest, champion: ChampionName, sto
 
 
 def _read_manifest(target: Store, champion: ChampionName) -> Manifest | None:
-    key = _manifest_key(champion)
-    stored = target.read(key)
-    return parse_object(Manifest, stored.data, f"{key} in {target.url}", DAMAGED_FIX) if stored else None
+    stored = target.read(_manifest_key(champion))
+    return _parse_manifest(target, champion, stored.data) if stored else None
+
+
+def _parse_manifest(target: Store, champion: ChampionName, data: bytes) -> Manifest:
+    return parse_object(Manifest, data, f"{_manifest_key(champion)} in {target.url}", DAMAGED_FIX)
 
 
 def _manifest_key(champion: ChampionName) -> str:

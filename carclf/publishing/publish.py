@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 from carclf.errors import StageSkipped, StageWaiting
 from carclf.progress import log
-from carclf.publishing.champion import read_champion
+from carclf.publishing.champion import ChampionName, read_champion, require_champion
 from carclf.publishing.folder import publish_to_folder
 from carclf.publishing.kaggle import publish_to_kaggle
 from carclf.publishing.settings import FOLDER_ENV_VAR, KAGGLE_ENV_VAR, publish_settings
 from carclf.runs.mlflow_mirror import publish_to_mlflow
 from carclf.services.storage import Store
 
-Publisher = Callable[[Store], tuple[str, bool]]
+Publisher = Callable[[ChampionName, Store], tuple[str, bool]]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def publish(store: Store, target: str) -> Published:
     """
     try:
         champion = read_champion(store)
-        location, reused = TARGETS[target](store)
+        location, reused = TARGETS[target](champion, store)
     except StageSkipped as skipped:
         log.info("publish: skipped target=%s reason=%s", target, skipped)
         return Published(target, skip_reason=str(skipped))
@@ -52,20 +52,26 @@ def publish(store: Store, target: str) -> Published:
     return Published(target, model, location, reused)
 
 
-def _publish_to_folder(store: Store) -> tuple[str, bool]:
+def _publish_to_folder(champion: ChampionName, store: Store) -> tuple[str, bool]:
     settings = publish_settings()
     if not settings.folder:
         raise StageSkipped(f"{FOLDER_ENV_VAR} is not set")
-    return publish_to_folder(read_champion(store), store, settings)
+    return publish_to_folder(champion, store, settings)
 
 
-def _publish_to_kaggle(store: Store) -> tuple[str, bool]:
+def _publish_to_kaggle(champion: ChampionName, store: Store) -> tuple[str, bool]:
     settings = publish_settings()
     if not settings.kaggle_model:
         raise StageSkipped(f"{KAGGLE_ENV_VAR} is not set")
-    return publish_to_kaggle(read_champion(store), store, settings)
+    return publish_to_kaggle(champion, store, settings)
+
+
+def _publish_to_mlflow(champion: ChampionName, store: Store) -> tuple[str, bool]:
+    published = publish_to_mlflow(store)
+    require_champion(store, champion)  # MLflow got the champion of that moment
+    return published
 
 
 TARGETS: dict[str, Publisher] = {
-    "folder": _publish_to_folder, "kaggle": _publish_to_kaggle, "mlflow": publish_to_mlflow,
+    "folder": _publish_to_folder, "kaggle": _publish_to_kaggle, "mlflow": _publish_to_mlflow,
 }

@@ -21,6 +21,8 @@ from carclf.services.mlflow import (
     MlflowRun,
     ModelDescription,
     RunDescription,
+    import_mlflow,
+    mlflow_configured,
     mlflow_enabled,
     raising_service_errors,
     register_champion,
@@ -80,10 +82,11 @@ def publish_to_mlflow(store: Store) -> tuple[str, bool]:
     """Register the champion and set the alias; return the registered model's URI, and if it was registered before.
 
     Unlike ``sync_champion_alias``, raise errors: StageSkipped if MLFLOW_TRACKING_URI is not set, there is no champion
-    or the record of its run is missing; ServiceError if MLflow fails.
+    or the record of its run is missing; ConfigError if MLflow is not installed; ServiceError if MLflow fails.
     """
-    if not mlflow_enabled():
+    if not mlflow_configured():
         raise StageSkipped("MLFLOW_TRACKING_URI is not set")
+    import_mlflow()
     with raising_service_errors():
         uri, is_registered = _sync_champion(store)
     if not uri:

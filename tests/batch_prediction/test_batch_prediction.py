@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,27 +17,29 @@ from typing import Any
 import pandas as pd
 import pytest
 from color_champion import CLASS_NAMES, color_image, promote_color_champion
+from typer.testing import CliRunner
 
-from carclf.artifacts import Model
 from carclf.batch_prediction.plan import Plan, make_plan, open_source
 from carclf.batch_prediction.predict import ModelOutputs, predict_shards
 from carclf.batch_prediction.shard_files import BatchFolder, ShardId
-from carclf.batch_prediction.table import most_uncertain, prediction_drift, read_predictions
+from carclf.batch_prediction.table import SUMMARY_COLUMNS, most_uncertain, prediction_drift, read_predictions
+from carclf.cli.app import app
 from carclf.dataset.listing import BucketPrefix, Folder
-from carclf.errors import ConfigError, DataError, ServiceError
+from carclf.errors import ConfigError, DamagedArtifactError, DataError, ServiceError
 from carclf.runs.model_selection import select_model
 from carclf.runs.predictor import load_predictor
-from carclf.services.storage import Store, init_store
+from carclf.services.storage import FolderStore, Store, init_store
 
 SHARD_SIZE = 4
 
 
 class Images:
-    """A folder or a bucket's prefix that a test fills."""
+    """A folder or a bucket's prefix that a test fills; ``write`` has boto3's options for a bucket."""
 
-    def __init__(self, url: str, write: Callable[[str, bytes], None]) -> None:
+    def __init__(self, url: str, write: Callable[..., None], remove: Callable[[str], None]) -> None:
         self.url = url
         self.write = write
+        self.remove = remove
 
     def add(self, numbers: range, **options: Any) -> None:
         for number in numbers:
@@ -51,7 +54,8 @@ class Images:
 def folder_images(tmp_path: Path) -> Images:
     folder = tmp_path / "my images"
     folder.mkdir()
-    return Images(str(folder), lambda name, data: (folder / name).write_bytes(data) and None)
+    return Images(str(folder), lambda name, data: (folder / name).write_bytes(data) and None,
+                  lambda name: (folder / name).unlink())
 
 
 @pytest.fixture
@@ -60,8 +64,9 @@ def bucket_images(aws: None) -> Images:
 
     client, name = boto3.client("s3"), f"images-{uuid.uuid4().hex[:8]}"
     client.create_bucket(Bucket=name)
-    return Images(f"s3://{name}/inbox", lambda path, data: client.put_object(
-        Bucket=name, Key=f"inbox/{path}", Body=data) and None)
+    return Images(f"s3://{name}/inbox", lambda path, data, **options: client.put_object(
+        Bucket=name, Key=f"inbox/{path}", Body=data, **options) and None,
+        lambda path: client.delete_object(Bucket=name, Key=f"inbox/{path}") and None)
 
 
 @pytest.fixture(params=["folder", "bucket"])
@@ -251,6 +256,54 @@ def test_a_bucket_that_fails_finishes_no_shard(
     assert folder_of(store, bucket_images).list_objects()[1] == []
 
 
+@pytest.mark.parametrize("has_mount_point", [False, True])
+def test_a_folder_that_is_not_mounted_finishes_no_shard(
+    store: Store, folder_images: Images, has_mount_point: bool
+) -> None:
+    folder_images.add(range(6))
+    shards = plan_images(store, folder_images).shards
+    folder = Path(folder_images.url)
+    disk = folder.rename(folder.with_name("disk"))
+    if has_mount_point:
+        folder.mkdir()
+    with pytest.raises(ServiceError, match="CARCLF_PREDICT_SOURCE"):
+        predict_images(store, folder_images, shards)
+    assert folder_of(store, folder_images).list_objects()[1] == []
+    shutil.rmtree(folder, ignore_errors=True)
+    disk.rename(folder)
+    assert predict_images(store, folder_images, shards)["num_images"] == 6
+
+
+def test_a_shard_whose_images_were_all_removed_is_finished_without_rows(store: Store, images: Images) -> None:
+    images.add(range(SHARD_SIZE + 1))
+    shards = plan_images(store, images).shards
+    images.remove(f"{SHARD_SIZE:03d}.png")
+    counts = predict_images(store, images, shards)
+    assert (counts["num_shards"], counts["num_images"], counts["num_left"]) == (2, SHARD_SIZE, 1)
+    assert plan_images(store, images).shards == []
+
+
+def test_an_archived_object_does_not_block_its_shard(store: Store, bucket_images: Images) -> None:
+    bucket_images.add(range(3))
+    bucket_images.write("archived.png", color_image("red"), StorageClass="GLACIER")
+    counts = predict_images(store, bucket_images, plan_images(store, bucket_images).shards)
+    assert (counts["num_shards"], counts["num_images"], counts["num_left"]) == (1, 3, 1)
+    shards = plan_images(store, bucket_images).shards
+    with pytest.raises(ServiceError, match=r"CARCLF_PREDICT_SOURCE.*archived\.png.*restore"):
+        predict_images(store, bucket_images, shards)
+    bucket_images.write("archived.png", color_image("red"))
+    assert predict_images(store, bucket_images, shards)["num_images"] == 1
+
+
+def test_a_damaged_model_is_reported_as_such(store: Store, folder_images: Images) -> None:
+    folder_images.add(range(3))
+    shards = plan_images(store, folder_images).shards
+    [path] = Path(store.url, "models").rglob("*model*.keras")
+    path.unlink()
+    with pytest.raises(DamagedArtifactError, match=r"model.*missing"):
+        predict_images(store, folder_images, shards)
+
+
 def worker(store: Store, images: Images, shards: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "carclf", "predictions", "shard", shards, "--source", images.url, "--store",
                store.url]
@@ -322,6 +375,17 @@ def test_drift_compares_with_the_validation_images(
     assert by_name["class distribution"]["value"] == pytest.approx({"all": 0.0, "red": 2 / 3}[name], abs=0.02)
 
 
+def test_few_images_need_not_be_of_all_classes(store: Store, folder_images: Images) -> None:
+    for number in range(5):
+        folder_images.write(f"{number}.png", color_image(CLASS_NAMES[number % 2], brightness=0.66))
+    predict_images(store, folder_images, plan_images(store, folder_images, 5).shards)
+    evaluation = select_model(store).evaluation
+    assert evaluation
+    drift = prediction_drift(read_predictions(folder_of(store, folder_images)), evaluation, store)
+    [classes] = [measure for measure in drift["measures"] if measure["name"] == "class distribution"]
+    assert (drift["num_images"], classes["verdict"]) == (5, "ok") and classes["p_value"] > 0.1
+
+
 def test_no_predictions_are_an_empty_table(store: Store, folder_images: Images) -> None:
     folder_images.add(range(1))
     rows = read_predictions(folder_of(store, folder_images))
@@ -363,5 +427,42 @@ def test_a_plan_can_be_read_back_from_bytes(store: Store, folder_images: Images)
     stored = store.read(f"{folder_of(store, folder_images).path}/_plans/00001.parquet")
     assert stored
     table = pd.read_parquet(io.BytesIO(stored.data))
+    assert list(table.columns) == ["path", "num_bytes", "version", "shard"]
     assert table["shard"].tolist() == [0, 0, 0, 0, 1]
-    assert isinstance(select_model(store).model, Model)
+
+
+def test_a_plan_is_read_once_for_all_its_shards(
+    store: Store, folder_images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder_images.add(range(10))
+    shards = plan_images(store, folder_images).shards
+    keys: list[str] = []
+    read = FolderStore.read
+    monkeypatch.setattr(FolderStore, "read", lambda store, key: keys.append(key) or read(store, key))
+    predict_images(store, folder_images, shards)
+    assert [key.rpartition("/")[2] for key in keys if "/_plans/" in key] == ["00001.parquet"]
+
+
+def test_only_the_requested_columns_are_read(store: Store, folder_images: Images) -> None:
+    folder_images.add(range(5))
+    folder = folder_of(store, folder_images)
+    assert read_predictions(folder, SUMMARY_COLUMNS).columns.tolist() == list(SUMMARY_COLUMNS)
+    predict_images(store, folder_images, plan_images(store, folder_images).shards)
+    rows = read_predictions(folder, SUMMARY_COLUMNS)
+    pd.testing.assert_frame_equal(rows, read_predictions(folder)[list(SUMMARY_COLUMNS)])
+
+
+def test_the_summaries_do_not_read_the_probabilities_of_each_class(
+    store: Store, folder_images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder_images.add(range(5))
+    predict_images(store, folder_images, plan_images(store, folder_images).shards)
+    columns: list[Any] = []
+    read = BatchFolder.read_shard
+    monkeypatch.setattr(BatchFolder, "read_shard", lambda folder, shard, names=None: columns.append(names) or read(
+        folder, shard, names))
+    for arguments in (["show"], ["show", "--uncertain", "2"], ["drift"]):
+        options = ["--source", folder_images.url, "--store", store.url]
+        assert CliRunner().invoke(app, ["predictions", *arguments, *options]).exit_code == 0
+    plan_images(store, folder_images)
+    assert {tuple(names) for names in columns} == {SUMMARY_COLUMNS, ("id", "version")}

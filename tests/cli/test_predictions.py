@@ -60,6 +60,16 @@ def test_the_predictions_of_a_folder_are_shown_and_exported(
     assert carclf(store, "export", "--to", tmp_path / "all.xlsx") == 78
 
 
+def test_the_number_of_images_that_were_left_is_printed(
+    store: Store, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert carclf(store, "plan") == 0
+    capsys.readouterr()
+    (images / "3.png").unlink()
+    assert carclf(store, "run") == 0
+    assert capsys.readouterr().out == "8 images predicted, of which 1 are not readable; 1 left for the next plan\n"
+
+
 def test_the_steps_of_the_dag_return_their_results_as_json(
     store: Store, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -28,6 +28,7 @@ from carclf.errors import ConfigError, ServiceError
 from carclf.inference.runtimes import LOADERS
 from carclf.publishing import folder as folder_publishing
 from carclf.publishing import kaggle as kaggle_publishing
+from carclf.publishing import publish as publish_module
 from carclf.publishing.publish import Published, publish
 from carclf.runs.run import Run
 from carclf.services.mlflow import background
@@ -53,14 +54,14 @@ def exports_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def export_counter(exports_folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The models that were exported. Each is exported once for all tests, and loaded in this process to check it."""
+    """The models that were exported. Each is exported once per choice of formats, and checked in this process."""
     from carclf.export import bundle, formats
 
     original = bundle.export_model
     exported: list[str] = []
 
     def export(folder: Path, selected: Any, names: Any, store: Store) -> dict[str, float]:
-        kept = exports_folder / selected.model.key
+        kept = exports_folder / "-".join([selected.model.key, *sorted(names)])
         formats.require_formats(names)
         if not kept.exists():
             original(kept, selected, names, store)
@@ -68,7 +69,8 @@ def export_counter(exports_folder: Path, monkeypatch: pytest.MonkeyPatch) -> lis
         exported.append(selected.model.key)
         return {}
 
-    monkeypatch.setattr(formats, "predict_logits", lambda name, path, images: LOADERS[name](path)(images))
+    monkeypatch.setattr(
+        formats, "predict_logits", lambda name, path, images: LOADERS[name](path)(images.astype("float32")))
     monkeypatch.setattr(bundle, "export_model", export)
     return exported
 
@@ -213,6 +215,20 @@ class TestFolder:
             publish(store_copy, "folder")
         assert target.read("latest.json") is None
 
+    def test_a_champion_that_changes_before_the_export_is_not_announced(
+        self, store_copy: Store, target: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        original = publish_module.publish_settings
+
+        def change_champion() -> Any:
+            promote_run(store_copy, "seed-1")
+            return original()
+
+        monkeypatch.setattr(publish_module, "publish_settings", change_champion)
+        with pytest.raises(ServiceError, match="champion changed"):
+            publish(store_copy, "folder")
+        assert target.read("latest.json") is None
+
     def test_a_slower_process_uses_the_files_of_the_faster_one(
         self, store: Store, target: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -244,9 +260,25 @@ class TestFolder:
         card = target.read(f"{manifest['folder']}/model_card.md")
         assert card and b"cannot be measured" in card.data and measured.key.encode() in card.data
 
-    def test_the_store_itself_raises_config_error(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("CARCLF_PUBLISH_FOLDER", store.url)
-        with pytest.raises(ConfigError, match="CARCLF_PUBLISH_FOLDER"):
+    def test_other_formats_are_published_again(
+        self, store: Store, target: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        publish(store, "folder")
+        before = latest(target)
+        monkeypatch.setenv("CARCLF_PUBLISH_FORMATS", "litert, keras")
+        assert not publish(store, "folder").reused
+        assert assert_complete(target) == champion_key(store)
+        assert {file["path"] for file in latest(target)["files"]} - {file["path"] for file in before["files"]} == {
+            "model.tflite"}
+        monkeypatch.setenv("CARCLF_PUBLISH_FORMATS", "keras,litert")
+        assert publish(store, "folder").reused
+
+    @pytest.mark.parametrize("path", ["", "/models"])
+    def test_a_folder_in_the_store_raises_config_error(
+        self, store: Store, path: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("CARCLF_PUBLISH_FOLDER", store.url + path)
+        with pytest.raises(ConfigError, match=r"CARCLF_PUBLISH_FOLDER.*in the store"):
             publish(store, "folder")
 
     def test_an_unknown_format_names_the_variable(
@@ -383,7 +415,7 @@ class TestKaggle:
         outcome = publish(store_copy, "kaggle")
         assert bool(outcome.waiting) != arrived
         assert published_models(kaggle) == (expected if arrived else expected[:-1])
-        assert publish(store_copy, "kaggle").waiting == "" or not arrived
+        assert bool(publish(store_copy, "kaggle").waiting) != arrived
         now = time.time() + timedelta(minutes=16).total_seconds()
         monkeypatch.setattr(kaggle_publishing.time, "time", lambda: now)
         assert publish(store_copy, "kaggle").model == expected[-1]
@@ -468,8 +500,11 @@ class TestKaggle:
     ) -> None:
         (tmp_path / "file").write_text("no folder")
         monkeypatch.setenv("CARCLF_PUBLISH_FOLDER", str(tmp_path / "file"))
-        done = CliRunner().invoke(app, ["publish", "--store", store_copy.url])
+        result = tmp_path / "r.json"
+        done = CliRunner().invoke(app, ["publish", "--store", store_copy.url, "--result", str(result)])
         assert isinstance(done.exception, ConfigError) and "CARCLF_PUBLISH_FOLDER" in str(done.exception)
+        assert [outcome["target"] for outcome in json.loads(result.read_text())] == ["kaggle", "mlflow"]
+        assert "kaggle   https://www.kaggle.com/models/demo/cars" in done.stdout
         assert published_models(kaggle) == [champion_key(store_copy)]
 
 
@@ -543,6 +578,31 @@ class TestMlflow:
         monkeypatch.setattr(MlflowClient, "create_model_version", create_twice)
         publish(store_copy, "mlflow")
         assert [entry.version for entry in mlflow.search_model_versions(f"name = '{tmp_path.name}'")] == ["1"]
+
+    def test_a_version_that_another_worker_has_deleted_is_no_error(
+        self, store_copy: Store, mlflow: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        create, delete = MlflowClient.create_model_version, MlflowClient.delete_model_version
+
+        def create_twice(client: MlflowClient, *arguments: Any, **options: Any) -> Any:
+            create(client, *arguments, **options)
+            return create(client, *arguments, **options)
+
+        def delete_twice(client: MlflowClient, name: str, version: str) -> None:
+            delete(client, name, version)
+            delete(client, name, version)
+
+        monkeypatch.setattr(MlflowClient, "create_model_version", create_twice)
+        monkeypatch.setattr(MlflowClient, "delete_model_version", delete_twice)
+        assert publish(store_copy, "mlflow").location == f"models:/{tmp_path.name}@champion"
+        assert [entry.version for entry in mlflow.search_model_versions(f"name = '{tmp_path.name}'")] == ["1"]
+
+    def test_a_missing_package_raises_config_error(
+        self, store: Store, mlflow: MlflowClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "mlflow", None)  # as if it were not installed
+        with pytest.raises(ConfigError, match="mlflow-skinny"):
+            publish(store, "mlflow")
 
     def test_an_unavailable_server_raises_service_error(
         self, store: Store, mlflow: MlflowClient, monkeypatch: pytest.MonkeyPatch

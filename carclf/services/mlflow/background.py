@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from queue import SimpleQueue
 from threading import Thread
 
-from carclf.errors import ServiceError
+from carclf.errors import ConfigError, ServiceError
 from carclf.progress import log
 
 WAIT_SECONDS = 20.0  # at most, at the end of a stage, for pending requests
@@ -50,21 +50,35 @@ outage = Outage()
 
 
 def mlflow_enabled() -> bool:
-    """Return whether MLflow is in use, and import its client (about two seconds) in the calling thread.
+    """Return whether MLflow is in use: MLFLOW_TRACKING_URI is set, and the package is installed."""
+    if not mlflow_configured():
+        return False
+    try:
+        import_mlflow()
+    except ConfigError as error:
+        outage.start(error)
+        return False
+    return True
+
+
+def mlflow_configured() -> bool:
+    """Return whether MLFLOW_TRACKING_URI is set."""
+    return bool(os.environ.get("MLFLOW_TRACKING_URI", "").strip())
+
+
+def import_mlflow() -> None:
+    """Import MLflow's client (about two seconds); raise ConfigError if it is not installed.
 
     An import in another thread, while the stage imports TensorFlow, could see half-imported modules.
     """
-    if not os.environ.get("MLFLOW_TRACKING_URI", "").strip():
-        return False
     for name, value in DEFAULT_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
         import mlflow  # noqa: F401
     except ImportError as error:
-        outage.start(error)
-        return False
+        raise ConfigError("MLFLOW_TRACKING_URI is set, but the package mlflow-skinny is not installed. Install it, or "
+                          "remove the variable.") from error
     logging.getLogger("urllib3.connectionpool").addFilter(_is_from_other_thread)
-    return True
 
 
 def _is_from_other_thread(record: logging.LogRecord) -> bool:

@@ -50,8 +50,18 @@ def register_champion(name: str, run: MlflowRun, model: ModelDescription) -> Non
         tags={MODEL_TAG: model.key, "carclf.run": run.description.run_id, "carclf.url": model.url},
     )
     for number in _versions_of_model(run.client, name, model.key)[1:]:
-        run.client.delete_model_version(name, str(number))
+        _delete_version(run.client, name, number)
     set_champion_alias(name, model.key)
+
+
+def _delete_version(client: "MlflowClient", name: str, number: int) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.delete_model_version(name, str(number))
+    except MlflowException as error:  # another worker may have been faster
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
 
 
 def _versions_of_model(client: "MlflowClient", name: str, model_key: str) -> list[int]:

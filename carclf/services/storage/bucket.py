@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from carclf.errors import SourceChangedError
+from carclf.errors import ObjectAccessError, SourceChangedError
 from carclf.os_errors import raise_if_disk_full
 from carclf.services.storage.s3 import S3Store, _code, _retry
 
 _CHANGED = {"PreconditionFailed", "412", "NoSuchKey", "404", "NotFound"}
+_INACCESSIBLE = {"AccessDenied", "InvalidObjectState", "KMS.DisabledException", "KMS.NotFoundException"}
 _BLOCK_BYTES = 1 << 20
 
 
@@ -35,7 +36,10 @@ class Bucket(S3Store):
                         yield BucketObject(item["Key"].removeprefix(self.prefix), item["Size"], item["ETag"])
 
     def fetch(self, entry: BucketObject, path: Path) -> None:
-        """Download an object in the listed version; raise SourceChangedError if it was changed or removed since."""
+        """Download an object in the listed version.
+
+        Raise SourceChangedError if it was changed or removed since, ObjectAccessError if it may not be read.
+        """
         name = self.prefix + entry.path
 
         def get() -> None:
@@ -47,6 +51,10 @@ class Bucket(S3Store):
             try:
                 _retry(get, name)
             except self._client.exceptions.ClientError as error:
+                if _code(error) in _INACCESSIBLE:
+                    raise ObjectAccessError(
+                        f"{self.url}/{entry.path} cannot be read: {error}. Allow s3:GetObject for it and kms:Decrypt "
+                        "for its key, or restore it if it is archived.") from error
                 if _code(error) not in _CHANGED:
                     raise
                 raise SourceChangedError(f"{self.url}/{entry.path} was changed while it was read. Run download again "
