@@ -80,8 +80,12 @@ def _promote(
     ] = "",
     result: ResultOption = None,
 ) -> None:
-    current = Run.load(run, require_store(store_url))
+    if sum((bool(approved_by), bool(declined_by), expired)) > 1:
+        raise ConfigError("Use only one of --approved-by, --declined-by and --expired.")
     by, note = (approved_by or declined_by).strip(), note.strip()
+    if (approved_by or declined_by) and not by:
+        raise ConfigError("The name of the person who approved or declined is empty.")
+    current = Run.load(run, require_store(store_url))
     if declined_by or expired:
         outcome = end_request(current, "declined" if declined_by else "expired", by=by, note=note, shown=shown)
         write_report(current)

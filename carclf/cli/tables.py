@@ -160,10 +160,12 @@ def run_lines(facts: "RunFacts") -> list[str]:
     champion = ", the champion" if row["champion"] else ""
     settings = [(item.name, str(item.value), f"(recipe: {item.default})") for item in header.settings]
     problems = [f"{problem.section}: {problem.text}" for problem in facts.problems]
+    decision = facts.decision
     lines = [
         f"{facts.run}, recipe {header.recipe}, started {header.created}{champion}",
         f"{row['state']} at {row['stage']}" if row["stage"] else row["state"],
-        *([". ".join(filter(None, (facts.decision.reason, facts.decision.response)))] if facts.decision else []),
+        *([f"{decision.decision}: {decision.explanation}"] if decision else []),
+        *([decision.response] if decision and decision.response else []),
         "", *format_table([("stage", "state", "", "", ""), *map(_stage_cells, facts.stages)]),
         "", *(format_table([("setting", "value", ""), *settings]) if settings else ["no settings are changed"]),
         *(["", *problems] if problems else []),

@@ -33,6 +33,10 @@ from carclf.errors import ConfigError
 
 POLICY_VARIABLE = "CARCLF_POLICY"
 ANY = ("*",)
+TOML_TYPES = {  # what is expected, by the type of pydantic's error
+    "tuple_type": 'expected a list, such as ["cpu"]', "bool_type": "expected true or false",
+    "dict_type": "expected a table", "model_type": "expected a table", "model_attributes_type": "expected a table",
+}
 
 
 class _Table(BaseModel):
@@ -71,6 +75,8 @@ class PolicyTables(_Table):
     @classmethod
     def _check_settings(cls, tree: dict[str, Any]) -> dict[str, Any]:
         settings = flatten(tree)
+        if len(settings) < _num_leaves(tree):  # TOML permits gate.threshold and "gate.threshold" side by side
+            raise ValueError("it limits a setting twice, with and without quotation marks. Remove one of the lines")
         for name, limit in settings.items():
             _check_limit(name, limit)
         return settings
@@ -174,7 +180,7 @@ def load_policy() -> Policy:
     if not (name := os.environ.get(POLICY_VARIABLE, "")):
         return Policy()
     try:
-        values = tomllib.loads(Path(name).read_text(encoding="utf-8"))
+        values = tomllib.loads(Path(name).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"The policy {name!r} cannot be read: {error.strerror}. Fix {POLICY_VARIABLE}, or restore "
                           "the file. Without it, no run starts.") from error
@@ -228,6 +234,10 @@ def _matching(names: Sequence[str] | Mapping[str, Any], patterns: Sequence[str])
     return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
+def _num_leaves(tree: Mapping[str, Any]) -> int:
+    return sum(_num_leaves(value) if isinstance(value, dict) else 1 for value in tree.values())
+
+
 def _check_limit(name: str, limit: Any) -> None:
     """Raise ValueError if a policy cannot limit the setting, or if the limit is not a value of the setting."""
     if name not in GOVERNED:
@@ -239,15 +249,25 @@ def _check_limit(name: str, limit: Any) -> None:
         adapter: TypeAdapter[Any] = TypeAdapter(Annotated[field.annotation, field])  # type: ignore[arg-type]
         adapter.validate_python(limit, strict=True)
     except ValidationError as error:
-        raise ValueError(f"{name} = {limit!r}: {error.errors()[0]['msg']}. {field.description}") from error
+        raise ValueError(f"{name} = {limit!r}: {_problem(error)}. {field.description}") from error
     if name in ZERO_IS_NO_LIMIT and not limit:
         raise ValueError(f"{name} = 0 sets no limit: expected a number above 0. Or remove the line")
 
 
 def _describe(error: ValidationError) -> str:
     first = error.errors()[0]
-    name, problem = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+    name = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
         tables: dict[Any, type[_Table]] = {"allowed": Allowed, "approval": Approval}
-        return f"{name} is unknown. Expected {', '.join(tables.get(first['loc'][0], PolicyTables).model_fields)}."
-    return f"{name}: {problem.removesuffix('.')}."
+        known = ", ".join(tables.get(first["loc"][0], PolicyTables).model_fields)
+        is_setting = any(setting.startswith(f"{name}.") for setting in GOVERNED)
+        hint = " Move its settings to the table [settings]." if is_setting else ""
+        return f"{name} is unknown. Expected {known}.{hint}"
+    return f"{name}: {_problem(error)}."
+
+
+def _problem(error: ValidationError) -> str:
+    """Return the first problem as a sentence without its full stop, in the terms of TOML."""
+    first = error.errors()[0]
+    message = TOML_TYPES.get(first["type"]) or first["msg"].removeprefix("Value error, ")
+    return message.removesuffix(".")

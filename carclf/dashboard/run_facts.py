@@ -154,6 +154,11 @@ class DecisionFacts(Facts):
     champion_comparison: dict[str, Any] | None = None
     response: str = ""
 
+    @property
+    def explanation(self) -> str:
+        """The gate's reason without the decision that it starts with, which a person may have changed."""
+        return self.reason.removeprefix("promoted: ").removeprefix("rejected: ")
+
 
 class RunFacts(Facts):
     """All facts of a run. A section that has not run yet, or cannot be read, is None or empty."""

@@ -178,10 +178,17 @@ def test_declining_a_promotion_is_recorded_once_and_needs_an_override(store: Sto
     with pytest.raises(ConfigError, match="does not wait"):
         carclf(store, *decline)
     carclf(store, "promote", "--run", "r")
+    for contradiction in (["--approved-by", "Ada"], ["--expired"]):
+        with pytest.raises(ConfigError, match="only one"):
+            carclf(store, *decline, *contradiction)
+    with pytest.raises(ConfigError, match="empty"):
+        carclf(store, "promote", "--run", "r", "--declined-by", " ")
+    assert "awaiting approval: " in carclf(store, "runs", "show", "r").output
     for _ in range(2):  # a retried task repeats it
         assert carclf(store, *decline).exit_code == 99
     attempt = Run.load("r", store).record["attempts"]["promote"]
     assert (attempt["state"], attempt["text"]) == ("declined", "declined by Grace: too few cars")
+    assert "promoted" not in carclf(store, "runs", "show", "r").output
     (declined,) = state(store)["history"]
     decision = Decision.require(store, declined.pop("shown_decision"))
     assert decision.metrics["decision"] == "promoted"
