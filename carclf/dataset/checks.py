@@ -22,6 +22,7 @@ from carclf.formatting import format_count
 from carclf.natural_order import sort_naturally
 
 MIN_CLASSES = 2
+_DOWNLOAD_AGAIN = "If the data were downloaded, a new run with --set force=true downloads them again."
 
 
 def file_findings(layout: Layout) -> Iterator[Finding]:
@@ -99,7 +100,7 @@ def _check_classes(index: pd.DataFrame, context: CheckContext) -> Iterator[Findi
             "class."))
     for label in sort_naturally(expected - set(labeled["label"])):
         yield Finding("empty_class", label, (
-            f"Class {label!r} has no images. The data are incomplete: download them again with --set force=true."))
+            f"Class {label!r} has no images. Add some, or remove the class. {_DOWNLOAD_AGAIN}"))
 
 
 def _check_class_sizes(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:
@@ -143,7 +144,7 @@ def _check_test_images(index: pd.DataFrame, context: CheckContext) -> Iterator[F
         yield Finding("missing_test_image", missing.iloc[0], (
             f"{describe_missing_images(missing.tolist(), len(ids), sample)} The first test image is "
             f"{names.iloc[0] if len(names) else 'none'!r}. The archive is incomplete, or its file names have another "
-            "form or encoding. Start a new run with --set force=true to download it again."))
+            f"form or encoding. {_DOWNLOAD_AGAIN}"))
     duplicates = index.loc[duplicate_test_ids(index), "path"]
     if len(duplicates):
         yield Finding("duplicate_test_id", duplicates.iloc[0], (

@@ -85,7 +85,7 @@ def test_data_beyond_the_limits_are_rejected(folder: Path, config: Validation, m
 def test_a_test_id_without_an_image_is_named(folder: Path) -> None:
     missing = min((folder / "test_upload").iterdir())
     missing.unlink()
-    with pytest.raises(DataError, match=rf"1 id of sample-submission\.csv .*{missing.name}"):
+    with pytest.raises(DataError, match=rf"1 of 10 ids in sample-submission\.csv .*{missing.name}"):
         raise_on_errors(check(folder))
 
 

@@ -118,4 +118,4 @@ def test_only_stages_that_train_or_predict_use_the_gpu_template(tmp_path: Path) 
 
 def test_without_kubernetes_no_task_has_a_pod_template(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CARCLF_GPU_POD_TEMPLATE", raising=False)
-    assert [gpu_task_options(stage) for stage in sorted(GPU_STAGES)] == [{}] * 6
+    assert [gpu_task_options(stage) for stage in sorted(GPU_STAGES)] == [{}] * len(GPU_STAGES)

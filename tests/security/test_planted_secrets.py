@@ -162,7 +162,8 @@ def test_no_secret_reaches_airflow(machine: Machine, talkative_server: str) -> N
         from carclf_airflow import stage_process
         texts = []
         stage_process.log.addFilter(lambda record: texts.append(record.getMessage()) or False)
-        context = {"dag_run": N(dag_id="car_retrain", run_id="r"), "params": {"recipe": "demo"},
+        run = N(dag_id="car_retrain", run_id="r", triggering_user_name="ada")
+        context = {"dag_run": run, "params": {"recipe": "demo"},
                    "ti": N(xcom_push=lambda key, value: texts.append(json.dumps({key: value})))}
         try:
             stage_process.run_stage("download", context)

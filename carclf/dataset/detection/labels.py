@@ -65,6 +65,8 @@ class Labels:
 
 def find_labels(evidence: Evidence) -> Labels:
     """Return the labels. Raises ConfigError if the evidence is ambiguous, DataError if there are none."""
+    if evidence.images.empty:
+        raise DataError("There are no training images: every image belongs to the test set.")
     setting = evidence.config.label_source
     folders = read_class_folders(evidence.images) if setting in ("auto", "folders") else None
     evidence = replace(evidence, tables=_select_tables(evidence))

@@ -22,7 +22,7 @@ OUTCOME: dict[str, Any] = {
     [
         ("missing", {}, (ConfigError, "missing")),
         ("missing", {"holdout": 0.2}, (ConfigError, "DATA=.*missing")),
-        ("cars.zip", {"truth": "truth.csv"}, (ConfigError, r"DATA=.*cars\.zip")),
+        ("cars.zip", {"truth": __file__}, (ConfigError, r"DATA=.*cars\.zip")),
         ("empty", {}, (DataError, "no files")),
         ("documents", {}, (DataError, r"readme\.txt")),
         ("documents/readme.txt", {}, (DataError, r"readme\.txt")),
