@@ -21,12 +21,14 @@ APPROVER = [
     (names.ACTION_CAN_EDIT, names.RESOURCE_HITL_DETAIL),
     (names.ACTION_CAN_ACCESS_MENU, names.RESOURCE_HITL_DETAIL),
 ]
-ROLES = [{"role": role, "perms": Roles.VIEWER_PERMISSIONS + permissions}
-         for role, permissions in (("Operator", OPERATOR), ("Approver", APPROVER))]
+# The UI shows a plugin's pages only to those who may read the list of plugins, which is not in VIEWER_PERMISSIONS.
+VIEWER = [*Roles.VIEWER_PERMISSIONS, (names.ACTION_CAN_READ, names.RESOURCE_PLUGIN)]
+ROLES = [{"role": role, "perms": VIEWER + permissions}
+         for role, permissions in (("Viewer", []), ("Operator", OPERATOR), ("Approver", APPROVER))]
 
 
 def prepare_database(password: str) -> None:
-    """Create the roles if they are missing, and the user ``admin`` with this password.
+    """Create the roles and permissions that are missing, and the user ``admin`` with this password.
 
     A password that differs from the user's replaces it, which ends the user's sessions.
     """

@@ -16,12 +16,16 @@ DAGS = sorted(path.stem for path in (ROOT / "dags").glob("car_*.py"))
 ROW = re.compile(r"(?m)^\| [^|]*\| `(\w+) (/\S+)` \|" + " (yes|no) \\|" * len(ROLES) + "$")
 DOCUMENTATION = (ROOT / "docs/roles.md").read_text()
 TABLE = {f"{method} {path}": permitted for method, path, *permitted in ROW.findall(DOCUMENTATION)}
-FAB = "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager"
+AUTH_MANAGER = re.findall(r"AIRFLOW__CORE__AUTH_MANAGER: (\S+)", (ROOT / "docker-compose.yml").read_text())[0]
 CODE = """
     import json, re, sys
     from airflow.api_fastapi.app import create_app
+    from airflow.models.hitl import HITLDetail
+    from airflow.models.taskinstance import TaskInstance
     from airflow.providers.fab.auth_manager.cli_commands.utils import get_application_builder
+    from airflow.utils.session import create_session
     from fastapi.testclient import TestClient
+    from sqlalchemy import select
     from carclf_airflow import routes
     sys.path.insert(0, sys.argv[1])
     from start_api_server import prepare_database
@@ -53,7 +57,18 @@ CODE = """
                 body = {"logical_date": None} if path.endswith("/dagRuns") else None
                 response = client.request(method, path, json=body, headers=headers)
                 statuses.setdefault(request, {})[user] = response.status_code
-    print(json.dumps({"statuses": statuses, "pages": pages, "logins": logins, "by_form": by_form}))
+        with create_session() as session:
+            task = session.scalars(select(TaskInstance).where(TaskInstance.dag_id == "car_promote")).first()
+            session.add(HITLDetail(ti_id=task.id, options=["Approve", "Reject"], subject="Promote?"))
+            question = f"/api/v2/dags/car_promote/dagRuns/{task.run_id}/taskInstances/{task.task_id}/-1/hitlDetails"
+        responses = []
+        for user in ("Operator", "Approver"):
+            headers = {"Authorization": "Bearer " + log_in(user, "second").json()["access_token"]}
+            body = {"chosen_options": ["Approve"], "params_input": {}}
+            response = client.patch(question, json=body, headers=headers)
+            responses.append([response.status_code, response.json().get("responded_by", {}).get("name")])
+    print(json.dumps({"statuses": statuses, "pages": pages, "logins": logins, "by_form": by_form,
+                      "responses": responses}))
 """
 
 
@@ -69,7 +84,7 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Status by request and user, from an Airflow whose database contains all DAGs; the routes of the pages; logins."""
     home = tmp_path_factory.mktemp("airflow")
     environment = airflow_environment(
-        home, AIRFLOW__CORE__AUTH_MANAGER=FAB, AIRFLOW__API_AUTH__JWT_SECRET="x" * 64,
+        home, AIRFLOW__CORE__AUTH_MANAGER=AUTH_MANAGER, AIRFLOW__API_AUTH__JWT_SECRET="x" * 64,
         AIRFLOW_VAR_KAGGLE_API_TOKEN="planted", CARCLF_SCHEDULE="none")
     for command in (["db", "migrate"], ["dags", "reserialize"]):
         subprocess.run([sys.executable, "-m", "airflow", *command], env=environment, check=True, capture_output=True)
@@ -101,6 +116,10 @@ def test_nobody_can_change_anything_on_a_page(observed: dict[str, Any]) -> None:
     changes = {request: codes for request, codes in observed["statuses"].items()
                if "/carclf/" in request and not request.startswith("GET")}
     assert {code for codes in changes.values() for code in codes.values()} == {401, 403, 404}
+
+
+def test_an_approvers_response_has_the_name_of_the_user(observed: dict[str, Any]) -> None:
+    assert observed["responses"] == [[403, None], [200, "Approver"]]
 
 
 @pytest.mark.parametrize("name", ["car_promote", "car_retrain"])
