@@ -122,11 +122,6 @@ def test_no_secret_is_in_a_process_list(cluster: Cluster) -> None:
     assert not [name for name, value in cluster.secrets.items() if value in processes]
 
 
-def test_only_its_owner_may_read_the_password_file(cluster: Cluster) -> None:
-    output = inside(cluster.containers("api-server")[0], "stat", "-c", "%a %u", "/run/airflow/passwords.json")
-    assert output == "600 50000\n"
-
-
 def test_a_stage_gets_none_of_airflows_secrets(cluster: Cluster, finished_run: str) -> None:
     child = "^/opt/venv/bin/python -u -m carclf fine_tune"
     read = f"for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline | grep -q '{child}' && cat $p/environ; done"

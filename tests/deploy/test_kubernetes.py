@@ -84,6 +84,12 @@ def test_the_charts_values_only_name_the_secrets() -> None:
             } in VALUES["apiServer"]["env"]
 
 
+def test_users_and_roles_are_those_of_the_compose_file() -> None:
+    setting = f"AIRFLOW__CORE__AUTH_MANAGER: {VALUES['config']['core']['auth_manager']}\n"
+    assert setting in (ROOT / "docker-compose.yml").read_text()
+    assert VALUES["apiServer"]["command"] == ["python", "/opt/carclf/docker/start_api_server.py"]
+
+
 def test_the_api_server_and_the_pods_use_the_same_store(pods: dict[str, Any]) -> None:
     (container,) = pods["stage"]["spec"]["containers"]
     store = {"name": "CARCLF_STORE", "value": "s3://carclf/store"}
