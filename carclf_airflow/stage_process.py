@@ -140,8 +140,9 @@ def run_for_result(command: str, options: list[str], environment: dict[str, str]
 def raise_for_status(command: str, status: int, error: str = "") -> None:
     """Raise unless a command exited with 0; AirflowFailException if a retry cannot help."""
     if status in (EXIT_DATA, EXIT_CONFIG):
-        raise AirflowFailException(f"{command} exited with status {status}: fix the error reported above, then "
-                                   "clear this task. Retrying would not help, so it is not retried")
+        new_run = ", or if a setting of the run is wrong, trigger a new run" if status == EXIT_CONFIG else ""
+        raise AirflowFailException(f"{command} exited with status {status}: fix the error reported above, then clear "
+                                   f"this task{new_run}. Retrying would not help, so it is not retried")
     if status != 0:
         killed = status < 0 or status > SIGNAL_STATUS
         raise AirflowException(f"{command} exited with status {status}{f' ({error})' if error and killed else ''}; "
