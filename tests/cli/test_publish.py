@@ -195,7 +195,7 @@ class TestFolder:
                     assert assert_complete(target) == first
                     continue
             break
-        assert step == 6  # after three files, the checksums and the manifest; then only the pointer was left
+        assert step == 7  # after the check, three files, the checksums and the manifest; the pointer was left
         assert assert_complete(target) == second
         assert publish(store_copy, "folder").reused
         assert len([key for key in target.list_keys() if key.endswith("manifest.json")]) == 2
@@ -285,9 +285,20 @@ class TestFolder:
         self, store: Store, target: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("CARCLF_PUBLISH_FORMATS", "keras,pickle")
-        with pytest.raises(ConfigError, match=r"CARCLF_PUBLISH_FORMATS.*'pickle'"):
+        with pytest.raises(ConfigError, match=r"'pickle'.*CARCLF_PUBLISH_FORMATS") as raised:
             publish(store, "folder")
+        assert "--format" not in str(raised.value)
         assert list(target.list_keys()) == []
+
+    @pytest.mark.parametrize("folder", ["/proc/missing/models", "s3://missing-bucket/models"])
+    def test_a_folder_that_cannot_be_written_is_found_before_the_export(
+        self, folder: str, store: Store, target: Store, export_counter: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("CARCLF_PUBLISH_FOLDER", folder)
+        with pytest.raises(ConfigError, match="CARCLF_PUBLISH_FOLDER") as raised:
+            publish(store, "folder")
+        assert "--store" not in str(raised.value)
+        assert export_counter == []
 
 
 @pytest.mark.acceptance
