@@ -116,12 +116,16 @@ def promote_run(store: Store, run: str) -> str:
     return model.key
 
 
-def test_a_target_that_is_not_configured_is_skipped_with_the_reason(store: Store, tmp_path: Path) -> None:
+def test_a_target_that_is_not_configured_is_skipped_with_the_reason(
+    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     done = CliRunner().invoke(app, ["publish", "--store", store.url, "--result", str(tmp_path / "r.json")])
     assert done.exit_code == 99, done.output
     reasons = {outcome["target"]: outcome["skip_reason"] for outcome in json.loads((tmp_path / "r.json").read_text())}
     assert reasons == {"folder": "CARCLF_PUBLISH_FOLDER is not set", "kaggle": "CARCLF_PUBLISH_KAGGLE_MODEL is not set",
                        "mlflow": "MLFLOW_TRACKING_URI is not set"}
+    assert [done.stdout.count(reason) for reason in reasons.values()] == [1, 1, 1]
+    assert not [record for record in caplog.records if "skipped" in record.message]  # printed once
 
 
 def test_a_store_without_a_champion_publishes_nothing(tmp_path: Path, target: Store) -> None:
