@@ -2,21 +2,20 @@
 
 import os
 
-from airflow.sdk import Asset, AssetOrTimeSchedule, CronTriggerTimetable, Param
+from airflow.sdk import Asset, AssetOrTimeSchedule, Param
 
 from carclf_airflow.assets import CHAMPION
+from carclf_airflow.deployment import asset_or_time
 
 
 def predict_schedule() -> list[Asset] | AssetOrTimeSchedule | None:
-    """Return the schedule: a new champion, and the times of CARCLF_PREDICT_SCHEDULE (cron, UTC).
+    """Return the schedule: a new champion, and the times of CARCLF_PREDICT_SCHEDULE (cron).
 
     Without CARCLF_PREDICT_SOURCE there is nothing to predict: None.
     """
     if not os.environ.get("CARCLF_PREDICT_SOURCE"):
         return None
-    if not (cron := os.environ.get("CARCLF_PREDICT_SCHEDULE", "")):
-        return [CHAMPION]
-    return AssetOrTimeSchedule(timetable=CronTriggerTimetable(cron, timezone="UTC"), assets=[CHAMPION])
+    return asset_or_time(CHAMPION, os.environ.get("CARCLF_PREDICT_SCHEDULE"))
 
 
 def predict_params() -> dict[str, Param]:
