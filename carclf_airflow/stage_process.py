@@ -170,7 +170,11 @@ def _truncate(value: Any, max_length: int) -> Any:
 
 def poke_stage(stage: str, context: Mapping[str, Any], run: str = "") -> PokeReturnValue:
     """Run a stage that may have to wait; reschedule it for the time that it returns, or for the next poke."""
-    result = run_stage(stage, context, run=run)
+    return poke_value(run_stage(stage, context, run=run))
+
+
+def poke_value(result: Mapping[str, Any]) -> PokeReturnValue:
+    """Return a sensor's value for a command's result; reschedule the task if the result has the time for that."""
     if result["waiting"] and result["until"]:
         raise AirflowRescheduleException(datetime.fromisoformat(result["until"]))
     return PokeReturnValue(is_done=not result["waiting"], xcom_value=result)
