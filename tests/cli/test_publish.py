@@ -204,31 +204,19 @@ class TestFolder:
         assert publish(store_copy, "folder").reused
         assert len([key for key in target.list_keys() if key.endswith("manifest.json")]) == 2
 
-    def test_a_champion_that_changes_meanwhile_is_not_announced_as_the_latest(
-        self, store_copy: Store, target: Store, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize(("module", "name"), [
+        (publish_module, "publish_settings"), (folder_publishing, "_upload_model")], ids=["before", "during"])
+    def test_a_champion_that_changes_before_or_during_the_export_is_not_announced(
+        self, module: Any, name: str, store_copy: Store, target: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        original = folder_publishing._upload_model
+        original = getattr(module, name)
 
         def change_champion(*arguments: Any) -> Any:
-            manifest = original(*arguments)
+            result = original(*arguments)
             promote_run(store_copy, "seed-1")
-            return manifest
+            return result
 
-        monkeypatch.setattr(folder_publishing, "_upload_model", change_champion)
-        with pytest.raises(ServiceError, match="champion changed"):
-            publish(store_copy, "folder")
-        assert target.read("latest.json") is None
-
-    def test_a_champion_that_changes_before_the_export_is_not_announced(
-        self, store_copy: Store, target: Store, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        original = publish_module.publish_settings
-
-        def change_champion() -> Any:
-            promote_run(store_copy, "seed-1")
-            return original()
-
-        monkeypatch.setattr(publish_module, "publish_settings", change_champion)
+        monkeypatch.setattr(module, name, change_champion)
         with pytest.raises(ServiceError, match="champion changed"):
             publish(store_copy, "folder")
         assert target.read("latest.json") is None
