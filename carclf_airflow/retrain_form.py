@@ -95,9 +95,12 @@ def _param(name: str, field: FieldInfo, defaults: dict[str, dict[str, Any]], pol
 def _describe_policy(name: str, policy: Policy) -> str:
     """Return the policy's limit of a setting, such as ``Policy: at least 0.9.``; empty without one."""
     limit = policy.describe_limits().get(name)
-    if name == "data.source" and policy.allowed.sources != ("*",):
-        limit = f"one of {', '.join(policy.allowed.sources)}"
-    return f"Policy: {limit}." if limit else ""
+    return describe_sources(policy) if name == "data.source" else f"Policy: {limit}." if limit else ""
+
+
+def describe_sources(policy: Policy) -> str:
+    """Return the sources that the policy allows, for the hint of a field; empty if it allows all."""
+    return "" if policy.allowed.sources == ("*",) else f"Policy: one of {', '.join(policy.allowed.sources)}."
 
 
 def _restricted(name: str, schema: dict[str, Any], policy: Policy) -> dict[str, Any]:

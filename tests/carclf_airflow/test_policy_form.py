@@ -195,6 +195,16 @@ def test_the_form_of_an_experiment_offers_what_the_policy_allows(responses: dict
     assert statuses == [400, 200, 200]
 
 
+def test_the_forms_of_other_dags_show_the_allowed_sources(environment: dict[str, str]) -> None:
+    code = """
+        import json, car_predict, car_reevaluate
+        dags = car_predict.car_predict(), car_reevaluate.car_reevaluate()
+        print(json.dumps([dag.params.get_param("source").description for dag in dags]))
+    """
+    hints = printed_json(code, environment)
+    assert [hint.endswith("Policy: one of demo-*, s3://images/*.") for hint in hints] == [True, True]
+
+
 def test_the_form_shows_the_policy_in_its_hints(environment: dict[str, str]) -> None:
     code = """
         import json
