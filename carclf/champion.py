@@ -20,7 +20,7 @@ from carclf.champion_history import (
     refit_of_model,
     responses_of_model,
 )
-from carclf.config import load_policy
+from carclf.config import THRESHOLDS, load_policy
 from carclf.errors import ConfigError, DataError, ServiceError
 from carclf.metrics import METRICS, Metric
 from carclf.services.storage import Store, format_command, parse_object, update_object
@@ -103,8 +103,18 @@ def _apply_policy(store: Store, state: State, metric: Metric) -> State:
 
 def _policy_threshold(metric: Metric) -> float | None:
     """Return the loosest threshold of a metric that the policy allows; None if it does not limit it."""
-    limit: float | None = load_policy().limits.get("gate.threshold" if metric.higher_is_better else "gate.max_log_loss")
+    limit: float | None = load_policy().limits.get(THRESHOLDS[0 if metric.higher_is_better else 1])
     return limit
+
+
+def _require_limited_metric(metric: Metric) -> None:
+    """Raise ConfigError if the policy limits only the thresholds of metrics in the other direction."""
+    policy = load_policy()
+    limited = [name for name in THRESHOLDS if name in policy.limits]
+    if limited and _policy_threshold(metric) is None:
+        (missing,) = set(THRESHOLDS) - set(limited)
+        raise ConfigError(f"The policy {policy.file} limits {limited[0]} but not {missing}, so a threshold of "
+                          f"{metric.noun} would have no limit. Use another --metric, or add {missing} to the policy.")
 
 
 def _require_allowed_threshold(threshold: float, metric: Metric) -> None:
@@ -241,6 +251,8 @@ def set_threshold(store: Store, threshold: float, by: str = "", metric_name: str
         if not metric.is_valid(threshold):
             raise ConfigError(f"The threshold {threshold} is not valid: {_expected(metric)}.")
         _require_allowed_threshold(threshold, metric)
+        if metric_name and metric_name != (state or {}).get("metric"):
+            _require_limited_metric(metric)
         changed = {"threshold": threshold, "metric": metric.name}
         if state and state == state | changed:
             return None

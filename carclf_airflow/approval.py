@@ -13,7 +13,7 @@ from airflow.providers.standard.operators.hitl import ApprovalOperator, HITLOper
 from airflow.sdk import Param, get_current_context, task
 from airflow.sdk.configuration import conf
 
-from carclf.formatting import format_value
+from carclf.formatting import format_value, truncate
 from carclf.metrics import METRICS
 from carclf.runs.record import run_id_from_dag_run
 from carclf.stages.chain import STAGES
@@ -68,10 +68,23 @@ def waiting_candidates() -> list[dict[str, str]]:
     return [question(candidate) for candidate in candidates]
 
 
+class ApprovalQuestion(HITLOperator):  # type: ignore[misc]  # Airflow is not type-checked here
+    """A question whose response is kept, whatever its note: Airflow's API does not check the fields of the form.
+
+    HITLOperator would fail on a longer note or another field, and the person's decision would be lost.
+    """
+
+    def execute_complete(self, context: Mapping[str, Any], event: dict[str, Any]) -> Any:
+        """Return the response with its note shortened, as text, and without other fields."""
+        note = (event.get("params_input") or {}).get("note")
+        shortened = truncate("" if note is None else str(note), MAX_NOTE_CHARS)
+        return super().execute_complete(context, event | {"params_input": {"note": shortened}})
+
+
 def ask(subject: Any, body: Any) -> HITLOperator:
     """Add the task that asks the question and waits for the response without occupying a slot."""
     note = Param("", type="string", maxLength=MAX_NOTE_CHARS, title="Note", description="For the champion's history.")
-    return HITLOperator(
+    return ApprovalQuestion(
         task_id="ask", subject=subject, body=body, options=[ApprovalOperator.APPROVE, ApprovalOperator.REJECT],
         defaults=ApprovalOperator.REJECT, params={"note": note}, response_timeout=timedelta(hours=TIMEOUT_HOURS),
         execution_timeout=timedelta(minutes=10),

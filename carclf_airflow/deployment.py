@@ -6,6 +6,7 @@ from math import inf
 from typing import Any
 
 from airflow.sdk import Asset, AssetOrTimeSchedule, CronTriggerTimetable
+from airflow.settings import TIMEZONE
 
 
 def deployment_recipe() -> str:
@@ -49,12 +50,19 @@ def _number(name: str, default: float, at_least: float = 0) -> float:
     return number
 
 
+def asset_or_time(asset: Asset, cron: str | None) -> AssetOrTimeSchedule | list[Asset]:
+    """Return a schedule by an asset, and by a cron expression or preset unless it is empty or "none".
+
+    The times are in Airflow's default time zone, as with a schedule by times only.
+    """
+    if cron in (None, "", "none"):
+        return [asset]
+    return AssetOrTimeSchedule(timetable=CronTriggerTimetable(cron, timezone=TIMEZONE), assets=[asset])
+
+
 def publish_schedule(champion: Asset) -> AssetOrTimeSchedule | list[Asset]:
     """Return the schedule of car_publish: a new champion, or the time (CARCLF_PUBLISH_SCHEDULE; "none" for no time)."""
-    schedule = os.environ.get("CARCLF_PUBLISH_SCHEDULE") or "@daily"
-    if schedule == "none":
-        return [champion]
-    return AssetOrTimeSchedule(timetable=CronTriggerTimetable(schedule, timezone="UTC"), assets=[champion])
+    return asset_or_time(champion, os.environ.get("CARCLF_PUBLISH_SCHEDULE") or "@daily")
 
 
 def poke_seconds() -> float:

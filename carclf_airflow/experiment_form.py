@@ -4,7 +4,7 @@ from airflow.sdk import Param
 
 from carclf.experiments.ablations import ABLATIONS
 from carclf.experiments.plan_form import MAX_TRIALS
-from carclf_airflow.retrain_form import form_policy, limited, recipe_param
+from carclf_airflow.retrain_form import checked_at_trigger, form_policy, limited, recipe_param
 
 DEFAULT_RECIPES = ["frozen", "no-augmentation", "single-view"]
 RECIPE_SYNTAX = f"One per line: NAME [OTHER…] key=value…, ensemble [NAME…], or one of: {', '.join(ABLATIONS)}."
@@ -12,7 +12,7 @@ RECIPE_SYNTAX = f"One per line: NAME [OTHER…] key=value…, ensemble [NAME…]
 
 def experiment_params() -> dict[str, Param]:
     """Return the form's fields by section."""
-    return _recipe_params() | _design_params() | _racing_params() | _search_params()
+    return checked_at_trigger(_recipe_params() | _design_params() | _racing_params() | _search_params())
 
 
 def _recipe_params() -> dict[str, Param]:

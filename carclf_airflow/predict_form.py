@@ -2,28 +2,33 @@
 
 import os
 
-from airflow.sdk import Asset, AssetOrTimeSchedule, CronTriggerTimetable, Param
+from airflow.sdk import Asset, AssetOrTimeSchedule, Param
 
 from carclf_airflow.assets import CHAMPION
+from carclf_airflow.deployment import asset_or_time
+from carclf_airflow.retrain_form import describe_sources, form_policy
 
 
 def predict_schedule() -> list[Asset] | AssetOrTimeSchedule | None:
-    """Return the schedule: a new champion, and the times of CARCLF_PREDICT_SCHEDULE (cron, UTC).
+    """Return the schedule: a new champion, and the times of CARCLF_PREDICT_SCHEDULE (cron).
 
     Without CARCLF_PREDICT_SOURCE there is nothing to predict: None.
     """
     if not os.environ.get("CARCLF_PREDICT_SOURCE"):
         return None
-    if not (cron := os.environ.get("CARCLF_PREDICT_SCHEDULE", "")):
-        return [CHAMPION]
-    return AssetOrTimeSchedule(timetable=CronTriggerTimetable(cron, timezone="UTC"), assets=[CHAMPION])
+    return asset_or_time(CHAMPION, os.environ.get("CARCLF_PREDICT_SCHEDULE"))
 
 
 def predict_params() -> dict[str, Param]:
     """Return the form: the source, by default CARCLF_PREDICT_SOURCE."""
     source = os.environ.get("CARCLF_PREDICT_SOURCE") or None
-    return {"source": Param(source, type="string", minLength=1, title="Source",
-                            description="The images: s3://bucket/prefix or the path of a folder.")}
+    return {"source": source_param(source, "The images: s3://bucket/prefix or the path of a folder.")}
+
+
+def source_param(source: str | None, description: str) -> Param:
+    """Return the field of a source with a default; its description also names the sources that the policy allows."""
+    hint = f"{description} {describe_sources(form_policy())}".strip()
+    return Param(source, type="string", minLength=1, title="Source", description=hint)
 
 
 def max_predict_tasks() -> int:

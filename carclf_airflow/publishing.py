@@ -1,15 +1,15 @@
 """The tasks of car_publish: each runs ``carclf publish`` for a target as a child process."""
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 
 from airflow.sdk import PokeReturnValue
-from airflow.sdk.exceptions import AirflowRescheduleException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowSkipException
 
 from carclf_airflow.stage_process import (
     airflow_run_environment,
     child_environment,
+    poke_value,
     raise_for_status,
     run_command,
     truncate_result,
@@ -24,9 +24,6 @@ def poke_target(target: str, context: Mapping[str, Any]) -> PokeReturnValue:
     result = truncate_result(ended.result[0]) if ended.result else {}
     if result.get("skip_reason"):
         raise AirflowSkipException(f"{target} is skipped: {result['skip_reason']}")
-    if result.get("waiting"):
-        if result["until"]:
-            raise AirflowRescheduleException(datetime.fromisoformat(result["until"]))
-        return PokeReturnValue(is_done=False)
-    raise_for_status("publish", ended.status, ended.error)
-    return PokeReturnValue(is_done=True, xcom_value=result)
+    if not result.get("waiting"):
+        raise_for_status("publish", ended.status, ended.error)
+    return poke_value(result)

@@ -4,7 +4,7 @@ import re
 from contextlib import suppress
 from typing import Any, get_args
 
-from airflow.sdk import Param
+from airflow.sdk import Param, get_parsing_context
 from pydantic.fields import FieldInfo
 
 from carclf.config import (
@@ -50,7 +50,16 @@ def form_params() -> dict[str, Param]:
     settings = [(name, field) for name, field in iter_settings() if not name.startswith(EXCLUDED_SECTION)]
     description = "A named set of settings. The fields below override single settings."
     form = {"recipe": recipe_param(policy, title="Recipe", section="Recipe", description=description)}
-    return form | {name: _param(name, field, defaults, policy) for name, field in settings}
+    return checked_at_trigger(form | {name: _param(name, field, defaults, policy) for name, field in settings})
+
+
+def checked_at_trigger(form: dict[str, Param]) -> dict[str, Param]:
+    """Return the form; in the process of a task, without its checks, which would repeat those of the trigger.
+
+    The form may have become stricter since the run was queued. Airflow would retry the task, but carclf rejects the
+    values with status 78, and tightens those of a run that has started.
+    """
+    return {name: Param(field.value) for name, field in form.items()} if get_parsing_context().task_id else form
 
 
 def form_policy() -> Policy:
@@ -86,9 +95,12 @@ def _param(name: str, field: FieldInfo, defaults: dict[str, dict[str, Any]], pol
 def _describe_policy(name: str, policy: Policy) -> str:
     """Return the policy's limit of a setting, such as ``Policy: at least 0.9.``; empty without one."""
     limit = policy.describe_limits().get(name)
-    if name == "data.source" and policy.allowed.sources != ("*",):
-        limit = f"one of {', '.join(policy.allowed.sources)}"
-    return f"Policy: {limit}." if limit else ""
+    return describe_sources(policy) if name == "data.source" else f"Policy: {limit}." if limit else ""
+
+
+def describe_sources(policy: Policy) -> str:
+    """Return the sources that the policy allows, for the hint of a field; empty if it allows all."""
+    return "" if policy.allowed.sources == ("*",) else f"Policy: one of {', '.join(policy.allowed.sources)}."
 
 
 def _restricted(name: str, schema: dict[str, Any], policy: Policy) -> dict[str, Any]:

@@ -3,11 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from airflow.sdk import AssetOrTimeSchedule, CronTriggerTimetable
-from airflow.settings import TIMEZONE
-
 from carclf_airflow.assets import SOURCE
-from carclf_airflow.deployment import deployment_schedule, watches_source
+from carclf_airflow.deployment import asset_or_time, deployment_schedule, watches_source
 from carclf_airflow.stage_process import run_stage
 
 AUTOMATIC_RUNS = ("scheduled", "asset_triggered")
@@ -15,12 +12,7 @@ AUTOMATIC_RUNS = ("scheduled", "asset_triggered")
 
 def retrain_schedule() -> Any:
     """Return the schedule of car_retrain: CARCLF_SCHEDULE, and with CARCLF_WATCH_SOURCE also a changed source."""
-    schedule = deployment_schedule()
-    if not watches_source():
-        return schedule
-    if schedule is None:
-        return [SOURCE]
-    return AssetOrTimeSchedule(timetable=CronTriggerTimetable(schedule, timezone=TIMEZONE), assets=[SOURCE])
+    return asset_or_time(SOURCE, deployment_schedule()) if watches_source() else deployment_schedule()
 
 
 def run_download(context: Mapping[str, Any]) -> dict[str, Any]:

@@ -140,8 +140,9 @@ def run_for_result(command: str, options: list[str], environment: dict[str, str]
 def raise_for_status(command: str, status: int, error: str = "") -> None:
     """Raise unless a command exited with 0; AirflowFailException if a retry cannot help."""
     if status in (EXIT_DATA, EXIT_CONFIG):
-        raise AirflowFailException(f"{command} exited with status {status}: fix the error reported above, then "
-                                   "clear this task. Retrying would not help, so it is not retried")
+        new_run = ", or if a setting of the run is wrong, trigger a new run" if status == EXIT_CONFIG else ""
+        raise AirflowFailException(f"{command} exited with status {status}: fix the error reported above, then clear "
+                                   f"this task{new_run}. Retrying would not help, so it is not retried")
     if status != 0:
         killed = status < 0 or status > SIGNAL_STATUS
         raise AirflowException(f"{command} exited with status {status}{f' ({error})' if error and killed else ''}; "
@@ -169,7 +170,11 @@ def _truncate(value: Any, max_length: int) -> Any:
 
 def poke_stage(stage: str, context: Mapping[str, Any], run: str = "") -> PokeReturnValue:
     """Run a stage that may have to wait; reschedule it for the time that it returns, or for the next poke."""
-    result = run_stage(stage, context, run=run)
+    return poke_value(run_stage(stage, context, run=run))
+
+
+def poke_value(result: Mapping[str, Any]) -> PokeReturnValue:
+    """Return a sensor's value for a command's result; reschedule the task if the result has the time for that."""
     if result["waiting"] and result["until"]:
         raise AirflowRescheduleException(datetime.fromisoformat(result["until"]))
     return PokeReturnValue(is_done=not result["waiting"], xcom_value=result)

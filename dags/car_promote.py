@@ -17,11 +17,11 @@ moment. Every hour, a run asks about candidates and announces a champion that we
 
 from datetime import timedelta
 
-from airflow.sdk import AssetOrTimeSchedule, CronTriggerTimetable, chain, dag, task_group
+from airflow.sdk import chain, dag, task_group
 
 from carclf_airflow.approval import act_on_response, ask, waiting_candidates
 from carclf_airflow.assets import CANDIDATE, SUBMISSION
-from carclf_airflow.deployment import task_defaults
+from carclf_airflow.deployment import asset_or_time, task_defaults
 from carclf_airflow.ids import CANDIDATE_GROUP, PROMOTE_DAG
 from carclf_airflow.notifications import notification_callbacks
 from carclf_airflow.tasks import announce_champion_task, sensor_task, stage_task
@@ -31,8 +31,8 @@ MAX_WAITING = 100  # DAG runs; each may have several candidates
 
 @dag(
     dag_id=PROMOTE_DAG, catchup=False, max_active_runs=MAX_WAITING, is_paused_upon_creation=False, doc_md=__doc__,
-    schedule=AssetOrTimeSchedule(timetable=CronTriggerTimetable("@hourly", timezone="UTC"), assets=[CANDIDATE]),
-    tags=["carclf"], default_args=task_defaults(), **notification_callbacks(PROMOTE_DAG),
+    schedule=asset_or_time(CANDIDATE, "@hourly"), tags=["carclf"],
+    default_args=task_defaults(), **notification_callbacks(PROMOTE_DAG),
 )
 def car_promote():
     """Add the tasks in order."""

@@ -7,18 +7,18 @@ prints it again from the evaluations in the store.
 
 from datetime import timedelta
 
-from airflow.sdk import Param, dag, task
+from airflow.sdk import dag, task
 
 from carclf_airflow.deployment import task_defaults
 from carclf_airflow.pods import gpu_task_options
+from carclf_airflow.predict_form import source_param
 from carclf_airflow.predict_steps import reevaluate_champions
 
 
 @dag(
     dag_id="car_reevaluate", schedule=None, catchup=False, max_active_runs=1, doc_md=__doc__, tags=["carclf"],
     default_args=task_defaults(),
-    params={"source": Param(None, type="string", minLength=1, title="Source",
-                            description="A folder, an archive, s3://bucket/prefix, a dataset or a competition.")},
+    params={"source": source_param(None, "A folder, an archive, s3://bucket/prefix, a dataset or a competition.")},
 )
 def car_reevaluate():
     """Add the task."""

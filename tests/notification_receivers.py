@@ -29,12 +29,18 @@ class Webhook:
 
 
 @contextmanager
+def _serving(server: socketserver.BaseServer) -> Iterator[None]:
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield
+    server.shutdown()
+    server.server_close()
+
+
+@contextmanager
 def webhook_receiver() -> Iterator[Webhook]:
     server = Webhook()
-    threading.Thread(target=server.http.serve_forever, daemon=True).start()
-    yield server
-    server.http.shutdown()
-    server.http.server_close()
+    with _serving(server.http):
+        yield server
 
 
 class Mailbox:
@@ -60,7 +66,5 @@ class Mailbox:
 @contextmanager
 def mail_receiver() -> Iterator[Mailbox]:
     box = Mailbox()
-    threading.Thread(target=box.tcp.serve_forever, daemon=True).start()
-    yield box
-    box.tcp.shutdown()
-    box.tcp.server_close()
+    with _serving(box.tcp):
+        yield box

@@ -59,6 +59,8 @@ XCEPTION = {"model.backbone": "Xception"}  # the recipe's images are too small f
         ({"data.source": "Dogs vs Cats"}, ["write './Dogs vs Cats'."]),
         ({"data.source": "s3://b/x/cars.zip"}, ["data.source = 's3://b/x/cars.zip'", "contains it, s3://b/x."]),
         ({"gate.threshold": 1.2}, ["gate.threshold = 1.2"]),
+        ({"GATE.THRESHOLD": 0.9}, ["Unknown setting 'GATE.THRESHOLD'", "gate.threshold"]),
+        ({"recpie": "cpu"}, ["Unknown setting 'recpie'", "--recipe"]),
         ({"model.weights": "imagenet"}, ["Tiny", "set model.weights to none"]),
         ({"fine_tune.initial_size_fraction": 0.5}, ["Tiny", "set fine_tune.initial_size_fraction to 1"]),
         ({"model.backbone": "EfficientNetB0", "fine_tune.initial_size_fraction": 0.5}, ["fine_tune.num_phases"]),

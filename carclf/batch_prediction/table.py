@@ -13,7 +13,6 @@ from carclf.batch_prediction.plan import NUM_THREADS
 from carclf.batch_prediction.shard_files import BatchFolder
 from carclf.config import Audit
 from carclf.inference.calibration import apply_temperature
-from carclf.progress import log
 from carclf.services.storage import Store
 
 SUMMARY_COLUMNS = ("id", "class", "probability", "problem", "plan")
@@ -54,10 +53,6 @@ def prediction_drift(rows: pd.DataFrame, validation: Evaluation, store: Store) -
     sample = Sample(newest[["class", "probability"]].set_axis(["label", "confidence"], axis="columns"), None)
     reference = Sample(_validation_rows(validation, store), None)
     drift = measure_drift(sample, reference, Audit(), seed=0, needs_all_classes=False)
-    level = log.info if drift.verdict == "ok" else log.warning
-    notes = "; ".join(f"{measure.name} {measure.value:.3f} ({measure.note})" for measure in drift.measures)
-    level("predictions: drift=%.3f measure=%r verdict=%s num_images=%d: %s", drift.value, drift.worst, drift.verdict,
-          len(newest), notes)
     return {"drift": drift.value, "measure": drift.worst, "verdict": drift.verdict, "num_images": len(newest),
             "measures": [asdict(measure) for measure in drift.measures]}
 

@@ -11,7 +11,7 @@ from carclf.artifacts import Model
 from carclf.champion import find_promotion, read_state, roll_back, set_threshold
 from carclf.champion_history import State
 from carclf.cli.options import JsonOption, ResultOption, RunOption, StoreOption
-from carclf.cli.tables import champion_details, champion_rows, details_table, history_table
+from carclf.cli.tables import champion_details, champion_rows, details_table, event_table, history_table
 from carclf.dashboard.champion_facts import champion_facts
 from carclf.dashboard.run_report import run_stage_with_report
 from carclf.errors import ConfigError, QualityError
@@ -44,6 +44,13 @@ def list_command(store_url: StoreOption = "store", as_json: JsonOption = False) 
         print(json.dumps({"champion": champion, **gate, **history}, indent=1))
         return
     print(*history_table(rows), f"The stored threshold is {_describe(state)}.", sep="\n")
+
+
+@champion_app.command()
+def history(store_url: StoreOption = "store", as_json: JsonOption = False) -> None:
+    """List everything that happened to the champion and the threshold: when, who, why, and the evidence."""
+    events = _require_state(require_store(store_url))["history"]
+    print(*([json.dumps(events, indent=1)] if as_json else event_table(events)), sep="\n")
 
 
 @champion_app.command()

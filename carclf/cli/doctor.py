@@ -15,7 +15,7 @@ import typer
 from carclf.artifacts import cache_folder
 from carclf.champion import champion_model, read_state
 from carclf.cli.options import JsonOption, ReadingRecipeOption, SetOption, StoreOption, load_settings
-from carclf.config import POLICY_VARIABLE, Config, Policy, load_policy
+from carclf.config import POLICY_VARIABLE, THRESHOLDS, Config, Policy, load_policy
 from carclf.config.sources import require_source
 from carclf.dataset.listing import list_source, open_listed
 from carclf.dataset.source_files import ArchiveFile
@@ -46,11 +46,11 @@ def doctor(
         "store": _run_check(lambda: _check_store(store_url)),
         "disk": _run_check(_check_disk),
         "GPU": _check_gpu(),
-        "policy": _run_check(lambda: _describe_policy(load_policy())),
+        "policy": _check_policy(),
     }
     if as_json:
         checks = {name: {"state": mark, "text": text} for name, (mark, text) in results.items()}
-        policy = load_policy().model_dump() if results["policy"][0] == "ok" else None
+        policy = None if results["policy"][0] == MISSING else load_policy().model_dump()
         print(json.dumps({"checks": checks, "policy": policy}, indent=1))
     else:
         print(*(f"{name:<10}{mark:<10}{text}" for name, (mark, text) in results.items()), sep="\n")
@@ -80,6 +80,17 @@ def _run_check(check: Callable[[], str]) -> tuple[str, str]:
         return MISSING, str(error)
     except OSError as error:
         return MISSING, os_error_message(error, []) or str(error)
+
+
+def _check_policy() -> tuple[str, str]:
+    """Return what the policy limits; a warning if a run could bypass the limit of a threshold by another metric."""
+    mark, text = _run_check(lambda: _describe_policy(load_policy()))
+    limits = {} if mark == MISSING else load_policy().limits
+    missing = [name for name in THRESHOLDS if name not in limits]
+    if len(missing) == 1 and limits.get("data.metric", "auto") == "auto":
+        return "warning", (f"{text}. A run with another data.metric has no limit of its threshold: fix data.metric, or "
+                           f"add {missing[0]}.")
+    return mark, text
 
 
 def _describe_policy(policy: Policy) -> str:

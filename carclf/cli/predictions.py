@@ -1,6 +1,7 @@
 """``carclf predictions``: predict the images of a bucket or a folder, and read the predictions."""
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -87,7 +88,10 @@ def show_command(
     source: SourceOption, store_url: StoreOption = "store", model: ModelOption = "", uncertain: UncertainOption = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the number of images per predicted class, or the most uncertain images with their probabilities."""
+    """Print the number of images per predicted class, or the most uncertain images with their probabilities.
+
+    Images that are not readable are counted per reason.
+    """
     from carclf.batch_prediction.table import most_uncertain
 
     rows = _read_rows(require_store(store_url), model, source, is_summary=True)
@@ -95,8 +99,10 @@ def show_command(
         table = most_uncertain(rows, uncertain)[["id", "class", "probability"]]
     else:
         rows["class"] = rows["class"].fillna("(not readable)")
-        table = rows.groupby("class").agg(num_images=("id", "size"), mean_probability=("probability", "mean"))
-        table = table.reset_index().sort_values("num_images", ascending=False)
+        groups = rows.groupby(["class", "problem"])
+        table = groups.agg(num_images=("id", "size"), mean_probability=("probability", "mean")).reset_index()
+        table = table.sort_values("num_images", ascending=False)
+        table = table[["class", "num_images", "mean_probability", *(["problem"] if any(table["problem"]) else [])]]
     print(_to_json(table) if as_json else _to_text(table))
 
 
@@ -139,10 +145,19 @@ def drift_command(
     drift = prediction_drift(rows, selected.evaluation, store)
     if as_json:
         print(json.dumps(drift, indent=1))
+    elif drift and result:  # a task's log, where a warning is visible
+        level = log.info if drift["verdict"] == "ok" else log.warning
+        notes = "; ".join(f"{measure['name']} {measure['value']:.3f} ({measure['note']})"
+                          for measure in drift["measures"])
+        level("predictions: %s: %s", _drift_line(drift), notes)
     elif drift:
-        print(f"drift {drift['drift']:.3f} ({drift['measure']}), {drift['verdict']}, "
-              f"{format_count(drift['num_images'], 'image')}")
+        print(_drift_line(drift))
     _write_result({name: value for name, value in drift.items() if name != "measures"}, result)
+
+
+def _drift_line(drift: dict[str, Any]) -> str:
+    return (f"drift {drift['drift']:.3f} ({drift['measure']}), {drift['verdict']}, "
+            f"{format_count(drift['num_images'], 'image')}")
 
 
 def _plan(store: Store, selected: SelectedModel, source: str, shard_size: int) -> "Plan":
@@ -185,9 +200,14 @@ def _to_json(table: "pd.DataFrame") -> str:
 
 
 def _to_text(table: "pd.DataFrame") -> str:
-    cells = [[f"{value:.3f}" if isinstance(value, float) else str(value) for value in row]
-             for row in table.itertuples(index=False)]
+    cells = [[_format_cell(value) for value in row] for row in table.itertuples(index=False)]
     return "\n".join(format_table([list(table.columns), *cells]))
+
+
+def _format_cell(value: object) -> str:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.3f}"
+    return str(value)
 
 
 def _write_result(content: Any, path: Optional[Path]) -> None:

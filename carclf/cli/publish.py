@@ -48,9 +48,9 @@ def _publish_to_all(store: Store, targets: list[str]) -> tuple[list[Published], 
         try:
             outcomes.append(publish(store, name))
         except CarclfError as error:
-            errors.append(error)
-            if len(targets) > 1:
+            if errors:  # the first one is raised, and printed at the end
                 log.error("publish: failed target=%s reason=%s", name, error)
+            errors.append(error)
     return outcomes, errors
 
 

@@ -122,22 +122,46 @@ def _describe_rule(rule: Mapping[str, Any]) -> str:
     return "yes" if rule["passed"] else "NO"
 
 
+def event_table(events: Sequence[Event]) -> list[str]:
+    """Return a table of events of the champion's history: when, what, who, details, and the artifacts as evidence."""
+    header = ("when", "event", "model", "run", "by", "details", "evidence")
+    return format_table([header, *(
+        (event["time"], event["action"].replace("_", " "), event.get("model", ""), event.get("run", ""),
+         _actor(event), ", ".join(_event_details(event)), ", ".join(_evidence(event)))
+        for event in events)])
+
+
 def _describe_event(event: Event) -> str:
-    action = event["action"]
-    line = f"{event['time']}  {action.replace('_', ' ')}"
-    if action == "measured":
-        return f"{line}: on labeled test images: {describe_holdout(event)}"
-    if action == "scored":
-        rank = f", rank {event['rank']}" if event["rank"] != "" else ""
-        return f"{line}: public score {event['public_score']}{rank}"
+    by = [f"by {actor}"] if (actor := _actor(event)) else []
+    return ", ".join([f"{event['time']}  {event['action'].replace('_', ' ')}", *by, *_event_details(event)])
+
+
+def _actor(event: Event) -> str:
+    return event.get("approved_by") or event.get("by") or ""
+
+
+def _event_details(event: Event) -> list[str]:
+    if event["action"] == "measured":
+        return [f"on labeled test images: {describe_holdout(event)}"]
+    if event["action"] == "scored":
+        rank = [f"rank {event['rank']}"] if event["rank"] != "" else []
+        return [f"public score {event['public_score']}", *rank, f"submission {event['ref']}"]
+    noun, threshold = METRICS[event.get("metric", "accuracy")].noun, event.get("threshold")
     fields = {
-        "by": event.get("approved_by") or event.get("by"),
+        noun: _four_decimals(event.get("val_metric")),
+        "threshold": "" if threshold is None else f"{threshold:.4f} ({noun})",
+        "before": _four_decimals(event.get("previous_threshold")),
         "replaces": event.get("previous_model"),
         "note:": event.get("note"),
         "override:": event.get("override"),
         "as": event.get("refit"),
     }
-    return line + "".join(f", {word} {value}" for word, value in fields.items() if value)
+    return [f"{word} {value}" for word, value in fields.items() if value]
+
+
+def _evidence(event: Event) -> list[str]:
+    folders = {"decision": "decisions", "evaluation": "evaluations", "holdout_evaluation": "evaluations"}
+    return [f"{folder}/{event[name]}" for name, folder in folders.items() if event.get(name)]
 
 
 def runs_table(rows: Sequence[Row]) -> list[str]:

@@ -7,6 +7,7 @@ from carclf.config.governed import (
     EXACTLY,
     GOVERNED,
     RULES,
+    THRESHOLDS,
     ZERO_IS_NO_LIMIT,
     allowed_choices,
     describe_limit,
@@ -43,8 +44,8 @@ from carclf.config.settings import (
 
 __all__ = [
     "AT_LEAST", "AT_MOST", "AUTO", "EXACTLY", "FAMILY_BY_BACKBONE", "GOVERNED", "HUB_NAME", "NAMED_WEIGHTS",
-    "POLICY_VARIABLE", "RECIPES", "RULES", "ZERO_IS_NO_LIMIT", "Audit", "Augment", "Backbone", "Config", "Duplicates",
-    "Evaluate", "Family", "FineTune", "Gate", "Head", "Model", "NoneIfAuto", "Policy", "Validation", "allowed_choices",
-    "build_config", "deployment_settings", "describe_limit", "flatten", "format_setting", "iter_settings",
-    "load_config", "load_policy", "may_approve", "parse_override", "require_weights", "scaled_size",
+    "POLICY_VARIABLE", "RECIPES", "RULES", "THRESHOLDS", "ZERO_IS_NO_LIMIT", "Audit", "Augment", "Backbone", "Config",
+    "Duplicates", "Evaluate", "Family", "FineTune", "Gate", "Head", "Model", "NoneIfAuto", "Policy", "Validation",
+    "allowed_choices", "build_config", "deployment_settings", "describe_limit", "flatten", "format_setting",
+    "iter_settings", "load_config", "load_policy", "may_approve", "parse_override", "require_weights", "scaled_size",
 ]

@@ -33,6 +33,8 @@ GOVERNED: dict[str, str | tuple[Any, ...]] = {
     "submit.enabled": (True, False),
     "submit.max_per_day": AT_MOST,
 }
+# For metrics of which higher values are better, and for log loss. A policy that limits only one should fix data.metric.
+THRESHOLDS = ("gate.threshold", "gate.max_log_loss")
 # Settings that would bypass the limit of another one. They cannot be in a policy, except audit.enabled.
 IMPLIED: dict[str, str | tuple[Any, ...]] = {"audit.drift_warn": AT_MOST, "gate.min_recall_by_class": FLOORS}
 RULES = GOVERNED | IMPLIED

@@ -70,15 +70,18 @@ def _require_known_settings(overrides: Mapping[str, Any]) -> None:
         similar = ", ".join(_similar_settings(unknown[0]))
         sections = ", ".join(dict.fromkeys(name.partition(".")[0] for name, _ in iter_settings() if "." in name))
         hint = f"Similar settings: {similar}" if similar else f"A setting is section.name; the sections are {sections}"
+        if get_close_matches(unknown[0].strip().lower(), ["recipe"]):
+            hint = "The recipe is given by --recipe, or by the field recipe of the trigger form"
         raise ConfigError(f"Unknown setting {shown}. {hint}.")
 
 
 def _similar_settings(unknown: str) -> list[str]:
     """Return a few settings with the same last part, a similar name, or a description with the word."""
     fields = dict(iter_settings())
+    unknown = unknown.strip().lower()
     same = [name for name in fields if name.rpartition(".")[2] == unknown]
     similar = same or get_close_matches(unknown, fields)
-    described = [name for name, field in fields.items() if unknown.lower() in str(field.description).lower()]
+    described = [name for name, field in fields.items() if unknown in str(field.description).lower()]
     return (similar or described)[:MAX_SIMILAR]
 
 

@@ -37,10 +37,13 @@ FORMATS = {
 }
 
 
-def require_formats(formats: Sequence[str]) -> None:
-    """Raise ConfigError for an unknown format, or one that this environment cannot write and check."""
+def require_formats(formats: Sequence[str], setting: str = "--format") -> None:
+    """Raise ConfigError for an unknown format, or one that this environment cannot write and check.
+
+    The message names the setting that contains the formats.
+    """
     if unknown := [name for name in formats if name not in FORMATS]:
-        raise ConfigError(f"Unknown format {unknown[0]!r}. Use --format with some of {','.join(FORMATS)}.")
+        raise ConfigError(f"Unknown format {unknown[0]!r}. Set {setting} to some of {','.join(FORMATS)}.")
     if set(formats) - {"keras"} and keras.backend.backend() != "tensorflow":
         raise ConfigError("Only TensorFlow can write formats other than keras. Set KERAS_BACKEND=tensorflow.")
     for name in formats:
@@ -48,7 +51,7 @@ def require_formats(formats: Sequence[str]) -> None:
         if missing:
             packages = " ".join(module.replace("_", "-") for module in missing)
             raise ConfigError(f"The format {name} needs packages that are not installed. Run pip install {packages}, "
-                              "or remove it from --format.")
+                              f"or remove it from {setting}.")
 
 
 def export_network(name: str, network: keras.Model, size: tuple[int, int], source: Path, folder: Path) -> Path:
@@ -83,10 +86,10 @@ def check_exported(name: str, path: Path, images: npt.NDArray[Any], logits: npt.
     try:
         exported = predict_logits(name, path, images)
     except QualityError as error:
-        raise QualityError(f"{str(error).rstrip('.')}. Remove {name} from --format.") from error
+        raise QualityError(f"{str(error).rstrip('.')}. Remove {name} from the formats.") from error
     difference = float(np.nan_to_num(np.abs(softmax(exported, 1) - softmax(logits, 1)).max(), nan=1.0))
     if difference > TOLERANCE:
         raise QualityError(f"The model in the format {name} predicts differently: a probability differs by "
                            f"{difference:.2g}, but only {TOLERANCE:g} is allowed. Nothing was exported. Remove {name} "
-                           "from --format.")
+                           "from the formats.")
     return difference

@@ -58,7 +58,7 @@ def publish_to_folder(champion: ChampionName, store: Store, settings: PublishSet
     ConfigError, QualityError or DataError if the model cannot be exported or the folder cannot be written.
     """
     with _naming_the_folder():
-        target = open_store(settings.folder)
+        target = open_store(settings.folder, FOLDER_ENV_VAR)
         if f"{target.url}/".startswith(f"{store.url}/"):
             raise ConfigError(f"{target.url} is in the store {store.url}. Use another folder or prefix.")
         manifest = _read_manifest(target, champion)
@@ -70,7 +70,10 @@ def publish_to_folder(champion: ChampionName, store: Store, settings: PublishSet
 
 def _upload_model(target: Store, champion: ChampionName, store: Store, settings: PublishSettings) -> Manifest:
     from carclf.export.bundle import export_model
+    from carclf.export.formats import require_formats
 
+    require_formats(settings.formats, FORMATS_ENV_VAR)
+    _require_writable(target)
     with temporary_folder() as work:
         folder = work / "model"
         export_model(folder, select_model(store, champion.model), settings.formats, store)
@@ -90,6 +93,11 @@ def _upload_model(target: Store, champion: ChampionName, store: Store, settings:
     update_object(target, _manifest_key(champion), change)
     _remove_leftovers(target)
     return _read_manifest(target, champion) or manifest
+
+
+def _require_writable(target: Store) -> None:
+    """Raise ConfigError or ServiceError if the folder or bucket cannot be written, before the export takes minutes."""
+    target.write_if("probe", b"", "0" * 32)  # no object has this version, so nothing is written
 
 
 def _remove_leftovers(target: Store) -> None:
@@ -144,5 +152,4 @@ def _naming_the_folder() -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        variables = f"{FOLDER_ENV_VAR} in the formats of {FORMATS_ENV_VAR}"
-        raise ConfigError(f"Publishing to {variables} failed: {error}") from error
+        raise ConfigError(f"Publishing to {FOLDER_ENV_VAR} failed: {error}") from error

@@ -13,7 +13,7 @@ from pydantic import AwareDatetime, BaseModel
 
 from carclf.errors import ConfigError, StageWaiting
 from carclf.publishing.champion import ChampionName, require_champion
-from carclf.publishing.settings import LICENSE_ENV_VAR, PublishSettings
+from carclf.publishing.settings import KAGGLE_ENV_VAR, LICENSE_ENV_VAR, PublishSettings
 from carclf.runs.model_selection import select_model
 from carclf.services.kaggle.calls import UnknownOutcomeError
 from carclf.services.kaggle.models import ModelClient, VariationName, VariationText
@@ -92,7 +92,7 @@ class _Publication:
         self.champion = champion
         self.store = store
         self.license_name = settings.kaggle_license
-        self.client = ModelClient(VariationName.parse(settings.kaggle_model))
+        self.client = ModelClient(VariationName.parse(settings.kaggle_model, KAGGLE_ENV_VAR))
         self.marker = f"carclf-{champion.model}.json"
         folder = f"publications/kaggle/{str(self.client.name).replace('/', '.')}"
         self.record = _Record(store, f"{folder}/{champion.model}.json")

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from carclf.errors import StageSkipped, StageWaiting
-from carclf.progress import log
 from carclf.publishing.champion import ChampionName, read_champion, require_champion
 from carclf.publishing.folder import publish_to_folder
 from carclf.publishing.kaggle import publish_to_kaggle
@@ -40,15 +39,12 @@ def publish(store: Store, target: str) -> Published:
         champion = read_champion(store)
         location, reused = TARGETS[target](champion, store)
     except StageSkipped as skipped:
-        log.info("publish: skipped target=%s reason=%s", target, skipped)
         return Published(target, skip_reason=str(skipped))
     except StageWaiting as waiting:
-        log.info("publish: waiting target=%s reason=%s", target, waiting)
         until = waiting.until.isoformat(timespec="seconds") if waiting.until else ""
         return Published(target, waiting=str(waiting), until=until)
     # MLflow's registry contains the model with the metrics, not the refitted one.
     model = champion.measured if target == "mlflow" else champion.model
-    log.info("publish: %s target=%s model=%s location=%s", "reused" if reused else "published", target, model, location)
     return Published(target, model, location, reused)
 
 

@@ -12,6 +12,7 @@ from urllib.parse import quote
 from carclf_airflow.local.airflow_server import Airflow
 
 FINISHED_STATES = {"success", "failed", "skipped", "upstream_failed", "removed"}
+STATE_WIDTH = 1 + max(map(len, FINISHED_STATES))
 PAGE_SIZE = 100  # the REST API's maximum
 TAIL_LINES = 12
 MAX_LINE_CHARS = 1000

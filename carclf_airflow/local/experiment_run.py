@@ -8,7 +8,14 @@ from urllib.parse import quote
 
 from carclf_airflow.ids import EXPERIMENTS_DAG
 from carclf_airflow.local.airflow_server import Airflow
-from carclf_airflow.local.dag_run import FINISHED_STATES, DagRun, fail_active_runs, task_seconds, trigger_run
+from carclf_airflow.local.dag_run import (
+    FINISHED_STATES,
+    STATE_WIDTH,
+    DagRun,
+    fail_active_runs,
+    task_seconds,
+    trigger_run,
+)
 
 MAX_NAME_CHARS = 80
 POLL_SECONDS = 1.0
@@ -47,7 +54,7 @@ def follow_experiment(run: DagRun) -> dict[str, Any]:
 def _print_task(run: DagRun, task: dict[str, Any], name: str) -> None:
     if task["state"] in ("skipped", "removed"):
         return
-    print(f"{name:<17}{task['state']:<16}{task_seconds(task):7.1f} s", flush=True)
+    print(f"{name:<17}{task['state']:<{STATE_WIDTH}}{task_seconds(task):7.1f} s", flush=True)
     if task["state"] == "failed":
         run.print_log_tail(task["task_id"], task["map_index"])
 

@@ -8,6 +8,7 @@ from urllib.parse import quote
 from carclf.formatting import finite_number
 from carclf.metrics import METRICS
 from carclf.runs.record import run_id_from_dag_run
+from carclf.stages.chain import STAGES
 from carclf_airflow.ids import (
     ANNOUNCE_TASK,
     CANDIDATE_GROUP,
@@ -17,11 +18,19 @@ from carclf_airflow.ids import (
     RETRAIN_DAG,
 )
 from carclf_airflow.local.airflow_server import HEALTHY_SECONDS, Airflow, AirflowError
-from carclf_airflow.local.dag_run import FINISHED_STATES, DagRun, fail_active_runs, task_seconds, trigger_run
+from carclf_airflow.local.dag_run import (
+    FINISHED_STATES,
+    STATE_WIDTH,
+    DagRun,
+    fail_active_runs,
+    task_seconds,
+    trigger_run,
+)
 
 POLL_SECONDS = 0.5
 WAITING = " submit: waiting "  # precedes the reason in the stage's log line
 OPTIONAL_TASKS = (REQUEST_TASK, ANNOUNCE_TASK, "ask", "refit")  # not shown if they are skipped
+NAME_WIDTH = 1 + max(map(len, (*STAGES, *OPTIONAL_TASKS)))
 QUESTION = """\
 {task} waits for a person: Approve or Reject under Required Actions of {url}/dags/{dag}/runs/{run}
     or by REST: PATCH {url}/api/v2/{path} {{"chosen_options": ["Approve"], "params_input": {{}}}}"""
@@ -182,7 +191,8 @@ def _print_task(name: str, end: dict[str, Any], result: dict[str, Any]) -> None:
     if name in OPTIONAL_TASKS and end["state"] == "skipped":
         return
     reused = "reused, " if result.get("reused") else ""
-    print(f"{name:<17}{end['state']:<10}{end['seconds']:7.1f} s  {reused}{result.get('summary', '')}", flush=True)
+    print(f"{name:<{NAME_WIDTH}}{end['state']:<{STATE_WIDTH}}{end['seconds']:7.1f} s  {reused}"
+          f"{result.get('summary', '')}", flush=True)
 
 
 def _print_outcome(summary: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """The approval question and the options of ``carclf promote`` for each response."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,6 +28,25 @@ RESPONSES = [
     {"chosen_options": ["Reject"], "params_input": {}, "responded_by_user": ADA},
     {"chosen_options": ["Reject"], "params_input": {}, "responded_by_user": None},
 ]
+
+
+COMPLETE = """
+    import json, sys
+    from airflow.sdk.timezone import utcnow
+    from carclf_airflow import approval
+    question = approval.ask("s", "b")
+    event = {"chosen_options": ["Approve"], "responded_at": utcnow(), "responded_by_user": {"id": "1", "name": "Ada"}}
+    responses = [question.execute_complete({}, event | {"params_input": params}) for params in json.loads(sys.argv[1])]
+    print(json.dumps([[response["chosen_options"], response["params_input"]] for response in responses]))
+"""
+
+
+def test_a_response_is_not_lost_because_of_its_note(tmp_path: Path) -> None:
+    """Airflow's API accepts any fields; it checks them only after the response has been recorded."""
+    given = [{"note": "x" * 1500}, {"note": 7}, {"note": None}, {"other": "field"}, {}, None]
+    environment = airflow_environment(tmp_path)
+    notes = ["x" * 999 + "\u2026", "7", "", "", "", ""]
+    assert printed_json(COMPLETE, environment, json.dumps(given)) == [[["Approve"], {"note": note}] for note in notes]
 
 
 @pytest.fixture(scope="module")

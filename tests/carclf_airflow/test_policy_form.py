@@ -166,10 +166,43 @@ def test_a_missing_policy_stops_the_first_task_with_status_78(store: Store, tmp_
     assert "none.toml" in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.parametrize("conf", [{"recipe": "gpu"}, {"gate.threshold": 0.1}, {"data.source": "s3://other/cars"}])
+def test_a_run_that_was_queued_before_the_policy_fails_in_carclf_and_not_in_airflow(
+    conf: dict[str, Any], environment: dict[str, str], store: Store, policy_file: Path
+) -> None:
+    """An error of Airflow's own check is retried; status 78 is not. The process of a task has the parsing context."""
+    code = """
+        import json, sys
+        from airflow.sdk.definitions.param import process_params
+        import car_experiments, car_retrain
+        from carclf_airflow.stage_process import download_arguments
+        process_params(car_experiments.car_experiments(), car_experiments.car_experiments().get_task("plan"),
+                       {"recipe": "gpu"}, suppress_exception=False)
+        dag = car_retrain.car_retrain()
+        params = process_params(dag, dag.get_task("download"), json.loads(sys.argv[1]), suppress_exception=False)
+        print(json.dumps(download_arguments(params)))
+    """
+    task = {"_AIRFLOW_PARSING_CONTEXT_DAG_ID": "car_retrain", "_AIRFLOW_PARSING_CONTEXT_TASK_ID": "download"}
+    arguments = printed_json(code, environment | task, json.dumps(ACCEPTED | conf))
+    message = rejection(store, arguments)
+    assert next(iter(conf)) in message
+    assert str(policy_file) in message
+
+
 def test_the_form_of_an_experiment_offers_what_the_policy_allows(responses: dict[str, list[Any]]) -> None:
     statuses = [response_to(responses, conf, "car_experiments")[0] for conf in
                 ({"recipe": "gpu"}, {"promote": True}, {})]
     assert statuses == [400, 200, 200]
+
+
+def test_the_forms_of_other_dags_show_the_allowed_sources(environment: dict[str, str]) -> None:
+    code = """
+        import json, car_predict, car_reevaluate
+        dags = car_predict.car_predict(), car_reevaluate.car_reevaluate()
+        print(json.dumps([dag.params.get_param("source").description for dag in dags]))
+    """
+    hints = printed_json(code, environment)
+    assert [hint.endswith("Policy: one of demo-*, s3://images/*.") for hint in hints] == [True, True]
 
 
 def test_the_form_shows_the_policy_in_its_hints(environment: dict[str, str]) -> None:

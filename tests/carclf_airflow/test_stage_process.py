@@ -156,7 +156,9 @@ def test_an_unknown_setting_fails_the_first_task_without_a_retry_and_is_recorded
     pushed, raised = printed_json(code, environment)
     assert pushed.startswith("ConfigError: ")
     assert "'fine_tune.epoch'" in pushed
+    assert "fine_tune.epochs" in pushed
     assert raised.startswith("download exited with status 78")
+    assert "trigger a new run" in raised
     [row] = list_runs(open_store(environment["CARCLF_STORE"]))
     assert (row["run"], row["state"], row["text"][: len(pushed)]) == ("r", "failed", pushed[:200])
 

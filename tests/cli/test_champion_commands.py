@@ -66,6 +66,27 @@ def test_list_shows_every_promotion_and_marks_the_champion(store: Store) -> None
         (first.model.key, False, 0.9125), (second.model.key, True, None)]
 
 
+def test_history_lists_every_event_with_person_note_and_evidence(store: Store) -> None:
+    first, second = evaluated_run(store, "first", [0]), evaluated_run(store, "second", [1])
+    carclf(store, "champion", "promote", "--run", "first", "--note", "by phone")
+    carclf(store, "champion", "promote", "--run", "second")
+    record_score(store, second.model.key, {"ref": 3, "public_score": 0.9125, "rank": 4})
+    carclf(store, "champion", "set-threshold", "0.7", "--by", "bob")
+    carclf(store, "champion", "rollback")
+    events = json.loads(carclf(store, "champion", "history", "--json").stdout)
+    assert events == state(store)["history"]
+    header, promoted, _, scored, changed, rolled_back = carclf(store, "champion", "history").stdout.splitlines()
+    assert header.split() == ["when", "event", "model", "run", "by", "details", "evidence"]
+    for line, parts in (
+        (promoted, [events[0]["time"], "promoted", first.model.key, "first", "ada", "accuracy 0.9833", "note: by phone",
+                    f"decisions/{events[0]['decision']}", f"evaluations/{first.evaluation.key}"]),
+        (scored, ["scored", second.model.key, "public score 0.9125, rank 4, submission 3"]),
+        (changed, ["threshold changed", "bob", "threshold 0.7000 (accuracy)", "before 0.6000"]),
+        (rolled_back, ["rolled back", first.model.key, "ada", f"replaces {second.model.key}"]),
+    ):
+        assert [part for part in parts if part not in line] == []
+
+
 def test_show_has_the_decision_the_rules_the_metrics_and_the_files(store: Store) -> None:
     first, second = evaluated_run(store, "first", [0]), evaluated_run(store, "second", [1])
     for name in ("first", "second"):
@@ -82,7 +103,7 @@ def test_show_has_the_decision_the_rules_the_metrics_and_the_files(store: Store)
     assert shown == json.loads(carclf(store, "champion", "show", "first", "--json").stdout)
 
 
-@pytest.mark.parametrize("command", [["list"], ["show"], ["rollback"]])
+@pytest.mark.parametrize("command", [["list"], ["history"], ["show"], ["rollback"]])
 def test_a_store_without_a_champion_raises_config_error(store: Store, command: list[str]) -> None:
     with pytest.raises(ConfigError, match="There is no champion in"):
         carclf(store, "champion", *command)

@@ -85,13 +85,24 @@ def test_doctor_needs_no_kaggle_account_for_a_folder(tmp_path: Path) -> None:
 
 def test_doctor_shows_the_policy_as_text_and_as_json(tmp_path: Path) -> None:
     path = tmp_path / "policy.toml"
-    path.write_text('[settings]\ngate.threshold = 0.9\n[approval]\noverride = false\n')
+    path.write_text('[settings]\ngate.threshold = 0.9\ndata.metric = "accuracy"\n[approval]\noverride = false\n')
     options = ("doctor", "--recipe", "demo", "--store", init_store(tmp_path / "store").url, "--set", "data.source=./")
     text = carclf(*options, home=tmp_path, CARCLF_POLICY=str(path)).stdout
-    assert f"{path}: gate.threshold at least 0.9; nobody may override the gate" in text
+    assert f"{path}: data.metric exactly accuracy; gate.threshold at least 0.9; nobody may override the gate" in text
+    printed = json.loads(carclf(*options, "--json", home=tmp_path, CARCLF_POLICY=str(path)).stdout)
+    assert printed["policy"]["settings"] == {"gate.threshold": 0.9, "data.metric": "accuracy"}
+    assert printed["checks"]["policy"]["state"] == "ok"
+
+
+def test_doctor_warns_of_a_threshold_that_another_metric_bypasses(tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text("[settings]\ngate.threshold = 0.9\n")
+    options = ("doctor", "--recipe", "demo", "--store", init_store(tmp_path / "store").url, "--set", "data.source=./")
     printed = json.loads(carclf(*options, "--json", home=tmp_path, CARCLF_POLICY=str(path)).stdout)
     assert printed["policy"]["settings"] == {"gate.threshold": 0.9}
-    assert printed["checks"]["policy"]["state"] == "ok"
+    check = printed["checks"]["policy"]
+    assert (check["state"], "data.metric" in check["text"], "gate.max_log_loss" in check["text"]) == (
+        "warning", True, True)
 
 
 @pytest.mark.parametrize("text", ['[allowed]\nsources = ["s3://images/*"]\n', "[settings]\ngate.thresold = 0.9\n"])

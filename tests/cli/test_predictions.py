@@ -47,6 +47,9 @@ def test_the_predictions_of_a_folder_are_shown_and_exported(
     assert carclf(store, "show", "--json") == 0
     shown = {row["class"]: row["num_images"] for row in json.loads(capsys.readouterr().out)}
     assert shown == {"blue": 3, "red": 3, "green": 2, "(not readable)": 1}
+    assert carclf(store, "show") == 0
+    lines = {line.split("  ")[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert "nan" not in lines["(not readable)"] and "cannot be decoded" in lines["(not readable)"]
     assert carclf(store, "show", "--uncertain", "1") == 0
     header, line = capsys.readouterr().out.splitlines()
     assert header.split() == ["id", "class", "probability"] and line.startswith("dark.png  red")
@@ -71,7 +74,7 @@ def test_the_number_of_images_that_were_left_is_printed(
 
 
 def test_the_steps_of_the_dag_return_their_results_as_json(
-    store: Store, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    store: Store, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     result = tmp_path / "result.json"
     assert carclf(store, "plan", "--shard-size", "3", "--max-groups", "2", "--result", result) == 0
@@ -84,6 +87,11 @@ def test_the_steps_of_the_dag_return_their_results_as_json(
     assert carclf(store, "drift", "--result", result) == 0
     drift = json.loads(result.read_text())
     assert sorted(drift) == ["drift", "measure", "num_images", "verdict"] and drift["num_images"] == 8
+    capsys.readouterr()
+    caplog.clear()
+    assert carclf(store, "drift") == 0
+    assert capsys.readouterr().out.startswith("drift ")
+    assert not [record for record in caplog.records if "drift" in record.message]
     assert carclf(store, "shard", "1-2") == 78
 
 

@@ -116,12 +116,16 @@ def promote_run(store: Store, run: str) -> str:
     return model.key
 
 
-def test_a_target_that_is_not_configured_is_skipped_with_the_reason(store: Store, tmp_path: Path) -> None:
+def test_a_target_that_is_not_configured_is_skipped_with_the_reason(
+    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     done = CliRunner().invoke(app, ["publish", "--store", store.url, "--result", str(tmp_path / "r.json")])
     assert done.exit_code == 99, done.output
     reasons = {outcome["target"]: outcome["skip_reason"] for outcome in json.loads((tmp_path / "r.json").read_text())}
     assert reasons == {"folder": "CARCLF_PUBLISH_FOLDER is not set", "kaggle": "CARCLF_PUBLISH_KAGGLE_MODEL is not set",
                        "mlflow": "MLFLOW_TRACKING_URI is not set"}
+    assert [done.stdout.count(reason) for reason in reasons.values()] == [1, 1, 1]
+    assert not [record for record in caplog.records if "skipped" in record.message]  # printed once
 
 
 def test_a_store_without_a_champion_publishes_nothing(tmp_path: Path, target: Store) -> None:
@@ -195,36 +199,24 @@ class TestFolder:
                     assert assert_complete(target) == first
                     continue
             break
-        assert step == 6  # after three files, the checksums and the manifest; then only the pointer was left
+        assert step == 7  # after the check, three files, the checksums and the manifest; the pointer was left
         assert assert_complete(target) == second
         assert publish(store_copy, "folder").reused
         assert len([key for key in target.list_keys() if key.endswith("manifest.json")]) == 2
 
-    def test_a_champion_that_changes_meanwhile_is_not_announced_as_the_latest(
-        self, store_copy: Store, target: Store, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize(("module", "name"), [
+        (publish_module, "publish_settings"), (folder_publishing, "_upload_model")], ids=["before", "during"])
+    def test_a_champion_that_changes_before_or_during_the_export_is_not_announced(
+        self, module: Any, name: str, store_copy: Store, target: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        original = folder_publishing._upload_model
+        original = getattr(module, name)
 
         def change_champion(*arguments: Any) -> Any:
-            manifest = original(*arguments)
+            result = original(*arguments)
             promote_run(store_copy, "seed-1")
-            return manifest
+            return result
 
-        monkeypatch.setattr(folder_publishing, "_upload_model", change_champion)
-        with pytest.raises(ServiceError, match="champion changed"):
-            publish(store_copy, "folder")
-        assert target.read("latest.json") is None
-
-    def test_a_champion_that_changes_before_the_export_is_not_announced(
-        self, store_copy: Store, target: Store, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        original = publish_module.publish_settings
-
-        def change_champion() -> Any:
-            promote_run(store_copy, "seed-1")
-            return original()
-
-        monkeypatch.setattr(publish_module, "publish_settings", change_champion)
+        monkeypatch.setattr(module, name, change_champion)
         with pytest.raises(ServiceError, match="champion changed"):
             publish(store_copy, "folder")
         assert target.read("latest.json") is None
@@ -285,9 +277,20 @@ class TestFolder:
         self, store: Store, target: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("CARCLF_PUBLISH_FORMATS", "keras,pickle")
-        with pytest.raises(ConfigError, match=r"CARCLF_PUBLISH_FORMATS.*'pickle'"):
+        with pytest.raises(ConfigError, match=r"'pickle'.*CARCLF_PUBLISH_FORMATS") as raised:
             publish(store, "folder")
+        assert "--format" not in str(raised.value)
         assert list(target.list_keys()) == []
+
+    @pytest.mark.parametrize("folder", ["/proc/missing/models", "s3://missing-bucket/models"])
+    def test_a_folder_that_cannot_be_written_is_found_before_the_export(
+        self, folder: str, store: Store, target: Store, export_counter: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("CARCLF_PUBLISH_FOLDER", folder)
+        with pytest.raises(ConfigError, match="CARCLF_PUBLISH_FOLDER") as raised:
+            publish(store, "folder")
+        assert "--store" not in str(raised.value)
+        assert export_counter == []
 
 
 @pytest.mark.acceptance

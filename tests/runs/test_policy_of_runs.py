@@ -143,6 +143,17 @@ def test_a_threshold_of_another_metric_is_rejected_if_the_policy_fixes_the_metri
     set_threshold(store, 0.4, metric_name="log_loss")
 
 
+def test_a_threshold_is_not_moved_to_a_metric_without_a_limit(store: Store, set_policy: Any) -> None:
+    set_threshold(store, 0.9)
+    set_policy("[settings]\ngate.threshold = 0.9\n")
+    with pytest.raises(ConfigError, match=r"policy\.toml.*gate\.threshold.*gate\.max_log_loss"):
+        set_threshold(store, 99, metric_name="log_loss")
+    assert stored_state(store)["threshold"] == 0.9
+    set_threshold(store, 0.95, metric_name="balanced_accuracy")
+    set_policy("[settings]\ngate.threshold = 0.9\ngate.max_log_loss = 0.5\n")
+    set_threshold(store, 0.5, metric_name="log_loss")
+
+
 def test_nobody_approves_their_own_run_if_the_policy_forbids_it(
     store: Store, set_policy: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

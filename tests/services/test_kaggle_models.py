@@ -16,7 +16,8 @@ VARIATION = "MODEL_FRAMEWORK_KERAS/champion"
 
 
 def connect(name: str = NAME) -> ModelClient:
-    return ModelClient(VariationName.parse(name), max_attempts=2, backoff_seconds=0.01, read_timeout_seconds=0.5)
+    variation = VariationName.parse(name, "SETTING")
+    return ModelClient(variation, max_attempts=2, backoff_seconds=0.01, read_timeout_seconds=0.5)
 
 
 def upload(client: ModelClient, folder: Path, *names: str) -> list[str]:
@@ -35,14 +36,16 @@ def client(kaggle_server: DemoServer, tmp_path: Path) -> ModelClient:
 
 
 def test_only_the_owner_and_the_model_have_to_be_named() -> None:
-    assert str(VariationName.parse("me/cars")) == "me/cars/keras/champion"
-    assert str(VariationName.parse("me/cars/tfLite/small")) == "me/cars/tfLite/small"
+    assert str(VariationName.parse("me/cars", "SETTING")) == "me/cars/keras/champion"
+    assert str(VariationName.parse("me/cars/tfLite/small", "SETTING")) == "me/cars/tfLite/small"
 
 
-@pytest.mark.parametrize("name", ["cars", "me/cars/keras", "me/cars/torch/x", "me/c/../x", "a/b/keras/c/d", "me/ca rs"])
-def test_an_invalid_name_raises_config_error(name: str) -> None:
-    with pytest.raises(ConfigError, match="owner/model"):
-        VariationName.parse(name)
+@pytest.mark.parametrize(("name", "problem"), [
+    ("cars", "no owner"), ("me/cars/keras", "3 parts"), ("me/cars/torch/x", "'torch'"), ("me/c/../x", "'..'"),
+    ("a/b/keras/c/d", "5 parts"), ("me/ca rs", "characters"), ("/cars", "empty")])
+def test_an_invalid_name_names_the_setting_and_the_problem(name: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=f"SETTING='{name}': .*{problem}.*owner/model"):
+        VariationName.parse(name, "SETTING")
 
 
 def test_a_model_and_a_variation_are_created_once(client: ModelClient, kaggle_server: DemoServer) -> None:

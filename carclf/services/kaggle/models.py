@@ -31,14 +31,23 @@ class VariationName:
     variation: str
 
     @classmethod
-    def parse(cls, text: str) -> "VariationName":
-        """Return the name, with defaults if only ``owner/model`` is given; raise ConfigError if it is not valid."""
+    def parse(cls, text: str, setting: str) -> "VariationName":
+        """Return the name, with defaults if only ``owner/model`` is given.
+
+        Raise ConfigError with the setting that contains the name if it is not valid.
+        """
         parts = text.split("/")
         if len(parts) == 2:  # noqa: PLR2004 (owner and model)
             parts += [DEFAULT_FRAMEWORK, DEFAULT_VARIATION]
-        if len(parts) != 4 or not all(map(SLUG.fullmatch, parts)) or parts[2] not in FRAMEWORKS:  # noqa: PLR2004
-            raise ConfigError(f"Invalid model on Kaggle {text!r}: expected owner/model or owner/model/framework/"
-                              f"variation, with a framework of {', '.join(FRAMEWORKS)}.")
+        problem = ""
+        if len(parts) != 4:  # noqa: PLR2004
+            problem = "it has no owner" if len(parts) == 1 else f"it has {len(parts)} parts"
+        elif parts[2] not in FRAMEWORKS:
+            problem = f"{parts[2]!r} is not one of the frameworks {', '.join(FRAMEWORKS)}"
+        elif not all(map(SLUG.fullmatch, parts)):
+            problem = "a part is empty, too long, or has characters other than letters, digits, - and _"
+        if problem:
+            raise ConfigError(f"{setting}={text!r}: {problem}. Use owner/model or owner/model/framework/variation.")
         return cls(*parts)
 
     def __str__(self) -> str:

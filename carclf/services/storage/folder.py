@@ -20,18 +20,19 @@ from carclf.temporary import hold, remove_abandoned
 # No key contains a "~": these files are never mistaken for objects.
 _LOCK = "~lock"
 _COPY_BYTES = 1 << 20
+STORE_SETTING = "--store or CARCLF_STORE"
 _TRANSIENT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN}
 
 
 class FolderStore:
-    """Objects are files in the folder; the version is the SHA-256 of the content."""
+    """Objects are files in the folder; the version is the SHA-256 of the content. Errors name the setting."""
 
-    def __init__(self, path: Path) -> None:
-        self.folder = Path(os.path.abspath(expand_home(path, "--store or CARCLF_STORE")))  # noqa: PTH100 (resolve() would follow links)
+    def __init__(self, path: Path, setting: str = STORE_SETTING) -> None:
+        self.folder = Path(os.path.abspath(expand_home(path, setting)))  # noqa: PTH100 (resolve() would follow links)
         self.url = str(self.folder)
+        self._setting = setting
         if self.folder.is_file():
-            raise ConfigError(f"The store {self.url} is a file. Use a folder or s3://bucket/prefix (--store or "
-                              "CARCLF_STORE).")
+            raise ConfigError(f"{self.url} is a file. Use a folder or s3://bucket/prefix ({setting}).")
 
     def read(self, key: str) -> VersionedObject | None:
         """Return the object, or None if it does not exist."""
@@ -111,12 +112,11 @@ class FolderStore:
         try:
             yield
         except OSError as error:
-            message = f"The store {self.url} cannot be read or written: {error}."
+            message = f"The folder {self.url} cannot be read or written: {error}."
             if error.errno in _TRANSIENT:
                 raise ServiceError(f"{message} Try again; if it keeps failing, check the disk, its mount and "
                                    "`ulimit -n`.") from error
-            raise ConfigError(f"{message} Use a folder that this user may write to (--store or "
-                              "CARCLF_STORE).") from error
+            raise ConfigError(f"{message} Use a folder that this user may write to ({self._setting}).") from error
 
 
 def _is_key(name: str) -> bool:

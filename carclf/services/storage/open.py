@@ -5,19 +5,19 @@ import shlex
 from pathlib import Path
 
 from carclf.errors import ConfigError
-from carclf.services.storage.folder import FolderStore
+from carclf.services.storage.folder import STORE_SETTING, FolderStore
 from carclf.services.storage.protocol import Store
 from carclf.services.storage.s3 import S3Store
 
 
-def open_store(url: str | os.PathLike[str]) -> Store:
-    """Return the store in a local folder or at ``s3://bucket/prefix``."""
+def open_store(url: str | os.PathLike[str], setting: str = STORE_SETTING) -> Store:
+    """Return the store in a local folder or at ``s3://bucket/prefix``; ``setting`` contains the URL, for errors."""
     text = os.fspath(url)
     if text.startswith("s3://"):
         return S3Store(text)
     if "://" in text or not text:
         raise ConfigError(f"Invalid store URL {text!r}. Use the path of a folder, or s3://bucket/prefix.")
-    return FolderStore(Path(text))
+    return FolderStore(Path(text), setting)
 
 
 def format_command(store: Store, arguments: str) -> str:

@@ -7,9 +7,10 @@ import pytest
 from source_files import write_files
 
 from carclf.errors import CarclfError, ConfigError, DataError
+from carclf.stages.chain import STAGES
 from carclf_airflow.local.demo import DemoOptions, run_demo
 from carclf_airflow.local.demo_server import _error_line
-from carclf_airflow.local.retrain_run import _print_outcome
+from carclf_airflow.local.retrain_run import OPTIONAL_TASKS, _print_outcome, _print_task
 
 OUTCOME: dict[str, Any] = {
     "state": "success", "seconds": 9.0, "val_accuracy": 0.5, "metric": "accuracy", "val_metric": 0.5,
@@ -51,6 +52,18 @@ def test_the_outcome_has_the_gates_reason_once(
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.startswith("submission") for line in lines) == num_lines
     assert sum("rejected: weak" in line for line in lines) == 1
+
+
+@pytest.mark.parametrize("state", ["success", "upstream_failed"])
+@pytest.mark.parametrize("name", [*STAGES, *OPTIONAL_TASKS])
+def test_the_name_the_state_and_the_seconds_of_a_task_are_aligned(
+    name: str, state: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _print_task("download", {"state": "success", "seconds": 1.0}, {})
+    _print_task(name, {"state": state, "seconds": 12.5}, {"summary": "text"})
+    first, line = capsys.readouterr().out.splitlines()
+    assert line.split() == [name, state, "12.5", "s", "text"]
+    assert (line.index(f" {state}"), line.index(" s ")) == (first.index(" success"), first.index(" s "))
 
 
 def test_an_error_of_the_demo_server_is_shown_without_its_prefix() -> None:
