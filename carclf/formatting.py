@@ -1,7 +1,7 @@
 """Format text and numbers for logs, terminals and pages."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 ELLIPSIS = "…"
 MAX_CLASS_NAME = 60  # characters
@@ -34,6 +34,13 @@ def format_value(value: object) -> str:
 def format_count(number: int, singular: str, plural: str = "") -> str:
     """Return a number with its noun: 1 image, 2 images. ``plural`` is needed for other endings and with a verb."""
     return f"{number} {singular if number == 1 else plural or f'{singular}s'}"
+
+
+def format_list(items: Iterable[str], max_items: int = 5) -> str:
+    """Return the first items with commas, and the number of the others: a, b and 3 more."""
+    names = list(items)
+    more = f" and {len(names) - max_items} more" if len(names) > max_items else ""
+    return ", ".join(names[:max_items]) + more
 
 
 def format_pairs(values: Mapping[str, object]) -> str:

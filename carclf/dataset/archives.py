@@ -24,7 +24,9 @@ from carclf.dataset.archive_members import (
 )
 from carclf.dataset.layout import (
     EXTRA_FOLDER,
+    HIDDEN,
     TABLE_SUFFIXES,
+    hidden_folder,
     is_in_junk_folder,
     is_junk_file,
     is_useful,
@@ -46,12 +48,12 @@ _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EACCES, errno.EPERM
 _NAME_ERRORS = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 
 
-def extract(archive: Path, folder: Path) -> list[str]:
+def extract(archive: Path, folder: Path) -> dict[str, str]:
     """Extract the images, tables and JSON files, also from archives within the archive, each to its path.
 
-    Return the names of the other files, except those of file managers. Raises DataError if an archive is damaged,
-    expands too much, or has links, duplicate names or names outside the folder; ConfigError if the system cannot store
-    a name.
+    Return the other paths, except those of file managers, as ``read_ignored_files``. Raises DataError if an archive is
+    damaged, expands too much, or has links, duplicate names or names outside the folder; ConfigError if the system
+    cannot store a name.
     """
     folder.mkdir(parents=True, exist_ok=True)
     extractor = _Extractor(folder, archive.stat().st_size)
@@ -65,7 +67,7 @@ class _Extractor:
     def __init__(self, folder: Path, num_bytes: int) -> None:
         self.folder = folder
         self.bytes_left = ALWAYS_ALLOWED + MAX_EXPANSION * num_bytes
-        self.ignored: list[str] = []
+        self.ignored: dict[str, str] = {}  # as read_ignored_files
         # Copies of the volumes by number. The key is the path of the joined archive, after the archives that it is in.
         self.volumes: dict[tuple[str, ...], dict[int, IO[bytes]]] = {}
 
@@ -107,6 +109,8 @@ class _Extractor:
 
     def _extract_member(self, member: Member, parts: list[str], parents: tuple[str, ...]) -> None:
         if not parts or is_in_junk_folder(parts):
+            if folder := hidden_folder(parts):
+                self.ignored[folder] = HIDDEN
             return
         name = "/".join(parts)
         with _raise_data_errors(f"{name!r} in data.source"):
@@ -122,7 +126,7 @@ class _Extractor:
             elif is_useful(parts):
                 self._extract_file(member, parts)
             else:
-                self.ignored.append(name)
+                self.ignored[name] = ""
 
     def create_folder(self, parts: list[str]) -> Path:
         """Create a folder and return its path. An empty class folder is noticed because it is created too."""
@@ -250,7 +254,7 @@ def extract_images(archive: Archive, store: Store) -> Path:
         if archive.is_packed:
             ignored = _extract_packs(archive, store, work)
         else:
-            ignored = dict.fromkeys(extract(_fetch(archive, store, archive.archive_file), work), "")
+            ignored = extract(_fetch(archive, store, archive.archive_file), work)
         if (work / EXTRA_FOLDER).exists():
             raise DataError(f"data.source contains the folder {EXTRA_FOLDER}, which is the name of the folder for "
                             "download.extra_data. Rename it.")
@@ -275,7 +279,7 @@ def _extract_packs(archive: Archive, store: Store, work: Path) -> dict[str, str]
             extractor.extract(file, ZIP, (), paths)
     extractor.extract_volumes()
     unpacked = listing[listing["pack"] == ""]
-    ignored = dict.fromkeys(extractor.ignored, "")
+    ignored = extractor.ignored
     for path, reason in zip(map(str, unpacked["path"]), map(str, unpacked["reason"]), strict=True):
         if path.endswith("/"):
             extractor.create_folder(path[:-1].split("/"))

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from carclf.formatting import format_count
+from carclf.formatting import format_count, format_list
 from carclf.natural_order import sort_naturally
 from carclf.progress import log
 
@@ -14,11 +14,12 @@ SEVERITY_BY_KIND: dict[str, str] = {
     "empty": "unusable", "truncated": "unusable", "undecodable": "unusable", "too_many_pixels": "unusable",
     "too_small": "unusable", "dropped": "unusable",
     "damaged": "warning", "extreme_aspect_ratio": "warning", "dark": "warning", "bright": "warning",
-    "low_contrast": "warning", "blurred": "warning", "duplicate_name": "warning", "conflicting_labels": "warning",
+    "low_contrast": "warning", "blurred": "warning", "conflicting_labels": "warning",
     "not_in_sample": "warning", "label_mismatch": "warning", "class_imbalance": "warning",
     "unmatched_label_fix": "warning", "invalid_label_table": "warning", "unmatched_label_table": "warning",
     "similar_classes": "warning", "combined_classes": "warning", "guessed_encoding": "warning",
-    "empty_class_folder": "warning", "ignored_data": "warning", "ignored_file": "info",
+    "empty_class_folder": "warning", "empty_class_column": "warning", "placeholder_class": "warning",
+    "ignored_data": "warning", "ignored_file": "info",
     "wrong_file_extension": "info", "non_rgb_mode": "info", "exif_orientation": "info",
     "unknown_class": "error", "ambiguous_class": "error", "empty_class": "error", "too_few_images": "error",
     "too_few_classes": "error", "too_many_unusable_images": "error", "too_many_unreadable_test_images": "error",
@@ -47,8 +48,7 @@ class Finding:
 
 def format_labels(labels: Iterable[str]) -> str:
     """Return the sorted labels as text, shortened if there are many."""
-    names = sort_naturally(labels)
-    return ", ".join(names[:MAX_LABELS]) + (f" and {len(names) - MAX_LABELS} more" if len(names) > MAX_LABELS else "")
+    return format_list(sort_naturally(labels), MAX_LABELS)
 
 
 def describe_missing_images(missing: Collection[str], num_ids: int, file: str = "") -> str:

@@ -103,17 +103,6 @@ def _robust_z_score(values: "pd.Series[float]", min_spread: float) -> "pd.Series
     return distance / max(MAD_TO_STANDARD_DEVIATION * distance.abs().median(), min_spread)
 
 
-def check_names(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:
-    """Yield images that share their file name with another one of their subset, such as in two class folders.
-
-    The same name in different subsets is no finding: many datasets number the images of each subset from 1, and no
-    table or id mixes the subsets. The other subset's image is never mistaken for it.
-    """
-    names = index["source"] + "/" + index["path"].str.rpartition("/")[2]
-    is_duplicate = names.duplicated(keep=False) & ~duplicate_test_ids(index)
-    yield from _findings("duplicate_name", index[is_duplicate], "Another image of the subset has the same name.")
-
-
 def duplicate_test_ids(index: pd.DataFrame) -> "pd.Series[bool]":
     """Return a mask of the test images that share their id with another test image."""
     is_test = index["source"] == "test"
@@ -143,7 +132,7 @@ def check_test_ids(index: pd.DataFrame, context: CheckContext) -> Iterator[Findi
 
 
 CHECKS: tuple[Check, ...] = (
-    check_problems, check_formats, check_aspect_ratio, check_light_and_sharpness, check_names,
+    check_problems, check_formats, check_aspect_ratio, check_light_and_sharpness,
     check_conflicting_labels, check_test_ids,
 )
 

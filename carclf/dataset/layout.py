@@ -38,6 +38,9 @@ JUNK_FOLDERS = {
     "__macosx", "@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "lost+found",
     "system volume information",
 }
+# Hidden folders in which programs keep copies of images. Other hidden folders with images are reported.
+CACHE_FOLDERS = {".ipynb_checkpoints", ".thumbnails", ".cache", ".git", ".venv", ".trash", ".trashes", ".snapshot"}
+HIDDEN = "its name begins with a dot; if it has images to use, rename it"
 JUNK_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "picasa.ini"}
 MAX_NAME_BYTES = 255  # on the file systems of Linux
 MAX_SUFFIX_LENGTH = 8
@@ -49,6 +52,15 @@ CODE_PAGES = ("cp866", "cp1251", "cp1252", "cp850", "cp852", "cp1250", "cp932", 
 def is_in_junk_folder(parts: Sequence[str]) -> bool:
     """Return True if one of the folders of a path is hidden or was added by a file manager or a file server."""
     return any(part.startswith(".") or part.lower() in JUNK_FOLDERS for part in parts[:-1])
+
+
+def hidden_folder(parts: Sequence[str]) -> str:
+    """Return the path of the hidden folder that an image is in; "" if there is none, or if it is a program's."""
+    num_visible = next((number for number, part in enumerate(parts[:-1]) if part.startswith(".")), None)
+    is_image = not is_junk_file(parts[-1]) and PurePosixPath(parts[-1].lower()).suffix in IMAGE_SUFFIXES
+    if num_visible is None or not is_image or not (JUNK_FOLDERS | CACHE_FOLDERS).isdisjoint(map(str.lower, parts)):
+        return ""
+    return "/".join(parts[: num_visible + 1])
 
 
 def is_junk_file(name: str) -> bool:

@@ -10,7 +10,15 @@ from typing import NamedTuple, Protocol
 
 from carclf.config.sources import SLUG, Source
 from carclf.dataset.archive_members import is_archive
-from carclf.dataset.layout import is_in_junk_folder, is_junk_file, is_useful, stored_name
+from carclf.dataset.layout import (
+    HIDDEN,
+    TABLE_SUFFIXES,
+    hidden_folder,
+    is_in_junk_folder,
+    is_junk_file,
+    is_useful,
+    stored_name,
+)
 from carclf.dataset.walk import Entry, Skipped, walk
 from carclf.errors import ConfigError, DataError, ServiceError, SourceChangedError
 from carclf.os_errors import expand_home
@@ -63,12 +71,9 @@ def list_source(source: ListedSource) -> Listing:
     entries: list[Entry] = []
     folders: list[str] = []
     ignored: dict[str, str] = {}
-    for entry in source.list_entries():
+    for entry in _without_junk(source.list_entries()):
         parts = entry.path.removesuffix("/").split("/")
-        has_no_path = not _UNUSABLE_PARTS.isdisjoint(parts)
-        if not has_no_path and (is_in_junk_folder(parts) or is_junk_file(parts[-1])):
-            continue
-        if has_no_path or _UNUSABLE_CHARACTERS.search(entry.path):
+        if not _UNUSABLE_PARTS.isdisjoint(parts) or _UNUSABLE_CHARACTERS.search(entry.path):
             raise DataError(f"{source.setting}: {source.name} contains {entry.path!r}, a name that not every system "
                             "supports. Rename it: use printable characters without backslashes.")
         if isinstance(entry, Skipped):
@@ -85,6 +90,17 @@ def list_source(source: ListedSource) -> Listing:
                         "tables or archives.")
     _require_distinct_paths(entries, source)
     return Listing(sorted(entries), sorted(folders), dict(sorted(ignored.items())))
+
+
+def _without_junk(entries: Iterable[Entry | Skipped]) -> Iterator[Entry | Skipped]:
+    """Yield the entries without those of file managers; a hidden folder with images is skipped with a reason."""
+    for entry in entries:
+        parts = entry.path.removesuffix("/").split("/")
+        is_junk = _UNUSABLE_PARTS.isdisjoint(parts) and (is_in_junk_folder(parts) or is_junk_file(parts[-1]))
+        if isinstance(entry, Skipped) or not is_junk:
+            yield entry
+        elif folder := hidden_folder(parts):
+            yield Skipped(folder, HIDDEN)
 
 
 def _require_distinct_paths(entries: Iterable[Entry], source: ListedSource) -> None:
@@ -108,6 +124,9 @@ class Folder:
 
     def list_entries(self) -> Iterator[Entry | Skipped]:
         """Yield all files and empty folders, and what is skipped. The version is the time of the last change."""
+        if self.folder.is_file() and self.folder.suffix.lower() in TABLE_SUFFIXES:
+            raise DataError(f"{self.setting}: {self.name} is a table. Set the folder that contains the table and the "
+                            "images; data.label_table names the table.")
         if self.folder.is_file():
             raise DataError(f"{self.setting}: {self.name} is a file, but not an archive that can be read: zip, tar, "
                             "tar.gz, tar.bz2, tar.xz, or 7z. Set such an archive or a folder.")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from carclf.dataset.layout import IMAGE_SUFFIXES, is_in_junk_folder, is_junk_file
+from carclf.dataset.layout import HIDDEN, IMAGE_SUFFIXES, hidden_folder, is_in_junk_folder, is_junk_file
 
 
 class Entry(NamedTuple):
@@ -32,9 +32,9 @@ def walk(folder: Path, prefix: str = "", parents: tuple[tuple[int, int], ...] = 
     """Yield the files below a folder and the empty folders, without hidden ones and those of file managers.
 
     Links to files and folders are followed. ``prefix`` is the folder's path in the source, with a slash at the end, and
-    ``parents`` are the devices and inodes of the folders above it. An image that this user may not read is skipped; a
-    table or an archive is not, because the other files could mean something else without it. Raises OSError if a
-    folder cannot be read.
+    ``parents`` are the devices and inodes of the folders above it. Skipped are hidden folders with images, and images
+    that this user may not read; a table or an archive is not, because the other files could mean something else without
+    it. Raises OSError if a folder cannot be read.
     """
     status = folder.stat()
     identity = status.st_dev, status.st_ino
@@ -42,9 +42,10 @@ def walk(folder: Path, prefix: str = "", parents: tuple[tuple[int, int], ...] = 
         yield Skipped(prefix[:-1], "it is a link to a folder that contains it")
         return
     with os.scandir(folder) as scanned:
-        items = [item for item in scanned if not is_junk_file(item.name)]
+        items = list(scanned)
+    yield from [Skipped(f"{prefix}{item.name}", HIDDEN) for item in items if _has_hidden_images(item)]
     is_empty = True
-    for item in items:
+    for item in [item for item in items if not is_junk_file(item.name)]:
         path = f"{prefix}{item.name}"
         if isinstance(item_status := _stat(item), str):
             yield Skipped(path, item_status)
@@ -56,6 +57,11 @@ def walk(folder: Path, prefix: str = "", parents: tuple[tuple[int, int], ...] = 
             yield from walk(folder / item.name, f"{path}/", (*parents, identity))
     if is_empty and prefix:
         yield Entry(prefix, 0, "")
+
+
+def _has_hidden_images(item: "os.DirEntry[str]") -> bool:
+    return item.name.startswith(".") and item.is_dir() and any(
+        hidden_folder((item.name, name)) for _, _, names in os.walk(item) for name in names)
 
 
 def _stat(item: "os.DirEntry[str]") -> os.stat_result | str:

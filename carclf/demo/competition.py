@@ -86,7 +86,7 @@ def open_competition(
         whole = temporary / "archive.zip"
         write_archive(whole, dict(_list_files(folder)))
         ignored = extract(whole, temporary / "files")
-        (temporary / "files" / IGNORED_FILES).write_text(json.dumps(dict.fromkeys(ignored, "")))
+        (temporary / "files" / IGNORED_FILES).write_text(json.dumps(ignored))
         layout = _detect(temporary / "files", slug)
         if holdout is not None:
             return _hold_out(layout, temporary / "files", work / f"{slug}.zip", holdout)

@@ -29,8 +29,8 @@ def read_files(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def extract_members(tmp_path: Path, members: dict[str, bytes]) -> tuple[dict[str, bytes], list[str]]:
-    """Return the extracted files and the names of the ignored ones."""
+def extract_members(tmp_path: Path, members: dict[str, bytes]) -> tuple[dict[str, bytes], dict[str, str]]:
+    """Return the extracted files and the reasons of the ignored ones."""
     ignored = extract(write_archive(tmp_path / "a.zip", members), tmp_path / "out")
     return read_files(tmp_path / "out"), ignored
 

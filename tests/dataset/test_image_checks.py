@@ -92,8 +92,8 @@ def plant_unusual_images(to: Planter) -> None:
 
 def plant_names_and_classes(to: Planter) -> None:
     for path in ("train/3/910016.jpg", "train/4/910016.jpg", "extra-data/0/3/a.jpg", "extra-data/1/3/a.jpg"):
-        to.put(path, None, "duplicate_name")
-    for path in ("train/5/910017.jpg", "test_upload/910017.jpg"):  # the same name in two subsets is harmless
+        to.put(path)
+    for path in ("train/5/910017.jpg", "test_upload/910017.jpg"):
         to.put(path)
     same = car_image(6, to.random)
     to.put("train/6/910018.jpg", same, "conflicting_labels")

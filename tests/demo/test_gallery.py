@@ -47,7 +47,7 @@ def detect_entry(entry: Entry, folder: Path) -> Layout:
     archive = folder / "archive.zip"
     archive.write_bytes(zipped(entry.render().files))
     ignored = extract(archive, folder / "files")
-    (folder / "files" / IGNORED_FILES).write_text(json.dumps(dict.fromkeys(ignored, "")))
+    (folder / "files" / IGNORED_FILES).write_text(json.dumps(ignored))
     return detect(folder / "files", load_config("demo", settings(entry)), entry.evaluation_metric)
 
 

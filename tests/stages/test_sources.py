@@ -459,6 +459,28 @@ def test_a_missing_folder_has_a_hint(tmp_path: Path, monkeypatch: pytest.MonkeyP
         listing.list_source(listing.Folder(source))
 
 
+def test_a_table_as_the_source_is_rejected_with_the_folder_to_set(store: Store, tmp_path: Path) -> None:
+    table = write_files(tmp_path, {"labels.CSV": b"id,label\n"}) / "labels.CSV"
+    with pytest.raises(DataError, match=r"data\.source: .*labels\.CSV is a table\. Set the folder"):
+        download_from(table, store)
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "bucket"])
+def test_a_hidden_folder_with_images_is_ignored_with_a_reason(
+    store: Store, tmp_path: Path, bucket: CountingBucket, kind: str
+) -> None:
+    hidden = {".van/d.jpg": b"d", "cat/.suv/x/e.jpg": b"e", ".git/f.jpg": b"f", ".van/.g.jpg": b"", ".h/i.txt": b""}
+    files = FILES | hidden
+    if kind == "bucket":
+        bucket.put(files)
+    (tmp_path / "photos.zip").write_bytes(zip_bytes(files))
+    sources = {"folder": write_files(tmp_path / "photos", files), "zip": tmp_path / "photos.zip", "bucket": bucket.url}
+    archive, _ = download_from(sources[kind], store)
+    ignored = read_ignored_files(extract_images(archive, store))
+    assert set(ignored) == {".van", "cat/.suv", "notes.txt"} and ignored[".van"] and not ignored["notes.txt"]
+    assert read_images(archive, store) == USEFUL
+
+
 names = st.sampled_from(["a/1.jpg", "a/2.jpg", "b/1.jpg", "b/c/3.png", "t.csv"])
 states = st.lists(st.dictionaries(names, st.binary(max_size=30), min_size=1), min_size=1, max_size=5)
 

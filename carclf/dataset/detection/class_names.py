@@ -4,7 +4,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from carclf.dataset.detection.result import Detection, class_name, number_key
+from carclf.dataset.detection.result import Detection, class_key, class_name, number_key
 from carclf.dataset.detection.tables import LABEL_SEPARATOR, Table
 from carclf.dataset.findings import Finding, format_labels
 from carclf.errors import ConfigError, DataError
@@ -13,6 +13,11 @@ from carclf.natural_order import sort_naturally
 
 _NUM_COLUMNS = 2
 _CLASS_TABLE = re.compile(r"class.*|label.*|names.*")  # of wider tables
+# Names, as class_key returns them, that are also written for a missing label.
+_NO_LABEL = {
+    "unlabeled", "unlabelled", "not-labeled", "not-labelled", "no-label", "nolabel", "without-label", "unknown",
+    "undefined", "unspecified", "missing", "none", "null", "nan", "na", "n-a", "todo", "tbd",
+}
 NameMap = tuple[str, Mapping[str, str]]  # where they are, and the names by label
 
 
@@ -57,7 +62,7 @@ def _detection(classes: Collection[str], evidence: str) -> Detection:
 def _configured_names(labels: Collection[str], names: Mapping[str, str]) -> dict[str, str]:
     if unknown := sorted(names.keys() - set(labels)):
         raise ConfigError(f"data.class_names has the label {unknown[0]!r}, but the labels of the data are "
-                          f"{', '.join(sort_naturally(labels)[:20])}.")
+                          f"{format_labels(labels)}.")
     result = {label: names.get(label, label) for label in sort_naturally(labels)}
     if len(set(result.values())) < len(result):
         raise ConfigError("data.class_names has a name that is another class's label. Name that class as well.")
@@ -70,7 +75,7 @@ def _names(labels: Collection[str], mapping: Mapping[str, str]) -> dict[str, str
 
 
 def check_names(names: Collection[str]) -> Iterator[Finding]:
-    """Yield the classes that may be the same one, and those that may be several labels of one image."""
+    """Yield the classes that may be the same one, no label, or several labels of one image."""
     names_by_key = defaultdict(list)
     for name in sort_naturally(names):
         names_by_key[number_key(name)].append(name)
@@ -83,6 +88,11 @@ def check_names(names: Collection[str]) -> Iterator[Finding]:
             yield Finding("similar_classes", same[0], (
                 f"The classes {format_labels(same)} differ only in upper and lower case or punctuation. Merge them if "
                 "they are the same class."))
+    for name in sort_naturally(names):
+        if class_key(name) in _NO_LABEL:
+            yield Finding("placeholder_class", name, (
+                f"'{name}' is used as a class, but may stand for images without a label. If so, remove its images, or "
+                "move them out of the training images."))
     if combined := _combined(names):
         yield Finding("combined_classes", combined[0], (
             f"{format_count(len(combined), 'class', 'classes')}, such as {combined[0]!r}, may be several labels of one "

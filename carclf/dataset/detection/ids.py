@@ -2,10 +2,10 @@
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
+from itertools import product, takewhile
 
 import pandas as pd
 
@@ -69,10 +69,14 @@ class ImageNames:
         self._stems: dict[int, list[str]] = {}
 
     def match(self, ids: Sequence[str], form: str = "auto") -> Match:
-        """Return the images of distinct ids in the first form in which each has one, or else in the best form."""
-        variants = [{image_id: normalized(image_id) for image_id in ids}]
-        if form in ("auto", "name") and any("/" in path for path in variants[0].values()):
-            variants.append({image_id: path.rpartition("/")[2] for image_id, path in variants[0].items()})
+        """Return the images of distinct ids in the first form in which each has one, or else in the best form.
+
+        Paths are compared as they are, without the first folders that all of them have, and without their folders.
+        """
+        paths = {image_id: normalized(image_id) for image_id in ids}
+        variants = [paths, *_without_common_folders(paths)]
+        if form in ("auto", "name") and any("/" in path for path in paths.values()):
+            variants.append({image_id: path.rpartition("/")[2] for image_id, path in paths.items()})
         best = Match(form, {}, tuple(ids))
         for paths, candidate in product(variants, ("name", "stem", "number", "suffix") if form == "auto" else (form,)):
             match = self._match(paths, candidate)
@@ -124,6 +128,14 @@ class ImageNames:
         suffixes = {stem[len(path):] if stem.startswith(path) else "" for path, stem in following}
         suffix = suffixes.pop() if len(suffixes) == 1 else ""
         return "{id}" if suffix[:1].isalnum() else f"{{id}}{suffix}"
+
+
+def _without_common_folders(paths: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """Yield the paths without the first folder that all of them have, without the first two, and so on."""
+    levels = zip(*(path.split("/")[:-1] for path in paths.values()), strict=False)
+    num_common = sum(1 for _ in takewhile(lambda names: len(set(names)) == 1, levels))
+    for depth in range(1, num_common + 1):
+        yield {image_id: path.split("/", depth)[depth] for image_id, path in paths.items()}
 
 
 def _wrap(path: str, pattern: str) -> str:
@@ -200,7 +212,7 @@ def describe_unmatched(table: Table, images: pd.DataFrame, config: Data) -> str:
     column = max(matches, key=lambda column: matches[column].num_images)
     match = matches[column]
     if not match.rows or not match.missing:
-        return (f"{table.path} has no column with ids of the images (first row: "
+        return (f"{table.path} has no column with ids of the images (first {table.row_noun}: "
                 f"{', '.join(table.rows.iloc[0])[:100]!r}; first image: {images['path'].iloc[0]!r}).")
     return (f"{table.path}: only {len(match.rows)} of {format_count(len(match.rows) + len(match.missing), 'id')} in "
             f"{column} name images (not {', '.join(map(repr, match.missing[:3]))}, compared by {match.form}).")

@@ -6,7 +6,9 @@ import pandas as pd
 
 from carclf.dataset.detection.result import class_key
 from carclf.dataset.detection.subsets import role_of
+from carclf.dataset.findings import format_labels
 from carclf.errors import ConfigError, DataError
+from carclf.formatting import format_count
 
 MIN_CLASS_FRACTION = 0.9  # of the training images that are directly in a class folder
 MAX_PREFIXES = 200
@@ -67,8 +69,9 @@ def _with_other_subsets(
         matches = names[rows.index].map(lambda name: classes.get(name, classes.get(class_key(name))))
         unknown = sorted(set(names[rows.index][matches.isna()]) - {""})
         if unknown and matches.notna().any():
-            raise DataError(f"{root} has the class {unknown[-1]!r}, which the training images lack. Its classes "
-                            "must be among theirs: add training images of it, or remove the folder.")
+            num_unknown = format_count(len(unknown), "class", "classes")
+            raise DataError(f"{root} has {num_unknown} that the training images lack: {format_labels(unknown)}. Add "
+                            f"training images of each, or remove its images from {root}.")
         labels.append(matches.dropna())
     return pd.concat(labels)
 

@@ -9,11 +9,11 @@ import pandas as pd
 from carclf.config.settings import Data
 from carclf.dataset.detection.groups import is_group_column
 from carclf.dataset.detection.ids import ImageNames, Joined, describe_unmatched, first_of_each, join
-from carclf.dataset.detection.result import class_key
+from carclf.dataset.detection.result import class_key, class_name
 from carclf.dataset.detection.subsets import SOURCES, role_of
 from carclf.dataset.detection.tables import LABEL_SEPARATOR, Table
 from carclf.errors import ConfigError, DataError
-from carclf.formatting import format_count
+from carclf.formatting import format_count, format_list
 
 # Columns with these names are preferred to others with as good values.
 _LABEL_NAMES = {"label", "labels", "class", "classes", "classname", "category", "categoryid", "target"}
@@ -30,6 +30,7 @@ class AmbiguousColumnError(ConfigError):
 class TableLabels:
     """The labels of a table, by row label of the images.
 
+    ``classes`` are those of all rows, also of rows without an image, and ``empty`` the one-hot columns without a 1.
     ``rank`` is 2 if the sample submission or the settings have the column, 1 if its name is usual, else 0.
     """
 
@@ -37,6 +38,8 @@ class TableLabels:
     column: str
     values: "pd.Series[str]"
     rank: int
+    classes: frozenset[str]
+    empty: tuple[str, ...] = ()
 
     @property
     def role(self) -> str:
@@ -84,7 +87,7 @@ def describe_unlabeled(
 
 def _describe_columns(table: Table, id_column: str) -> str:
     rows = table.rows.drop(columns=id_column)
-    counts = ", ".join(f"{column} has {rows[column].nunique()}" for column in rows.columns[:5]) or "it has only ids"
+    counts = format_list(f"{column} has {rows[column].nunique()}" for column in rows.columns) or "it has only ids"
     return (f"{table.path} has no column of classes, with 2 to {len(rows) // 2} different values that are not "
             f"fractions: {counts}.")
 
@@ -98,21 +101,30 @@ def read_labels(joined: Joined, targets: Sequence[str], config: Data) -> TableLa
     if one_hot := [] if config.label_column else _one_hot_columns(joined.table.rows, columns, targets):
         values = _read_one_hot(joined, one_hot)
         rank = 2 if set(one_hot) <= set(targets) else 1
-        return TableLabels(joined, format_count(len(one_hot), "one-hot column"), values, rank)
+        has_images = joined.table.rows[one_hot].astype(float).max() == 1
+        classes, empty = (frozenset(has_images.index[has_images]), tuple(has_images.index[~has_images]))
+        return TableLabels(joined, format_count(len(one_hot), "one-hot column"), values, rank, classes, empty)
     column, rank = _choose_column(joined.table, columns, targets, config.label_column)
     if not column:
         return None
     values = joined.values(column)
     values = values[values != ""]
     _reject_several_labels(joined, column, values)
-    return TableLabels(joined, column, first_of_each(values), rank)
+    classes = frozenset(joined.table.rows[column].map(class_name)) - {""}
+    return TableLabels(joined, column, first_of_each(values), rank, classes)
 
 
 def _one_hot_columns(rows: pd.DataFrame, columns: Sequence[str], targets: Sequence[str]) -> list[str]:
-    """Return the columns of the targets, or those with 0 and 1 of which each row has one; [] if there are none."""
+    """Return the columns of the targets, or those with 0 and 1 of which each row has one; [] if there are none.
+
+    A column with 1 in each row, such as is_image, is no class.
+    """
     if len(targets) > 1 and set(targets) <= set(columns):
         return list(targets)
     binary = [column for column in columns if set(rows[column]) <= _ONE_HOT]
+    if not _is_one_hot(rows[binary]):
+        varied = [column for column in binary if not (rows[column].astype(float) == 1).all()]
+        binary = varied if len(varied) > 1 and _is_one_hot(rows[varied]) else binary
     has_others = any(column not in binary and not is_group_column(column) for column in columns)
     is_one_hot = _is_one_hot(rows[binary]) or not (has_others or targets)
     return binary if len(binary) > 1 and is_one_hot else []
@@ -125,7 +137,7 @@ def _is_one_hot(rows: pd.DataFrame) -> bool:
 def _read_one_hot(joined: Joined, columns: Sequence[str]) -> "pd.Series[str]":
     rows = pd.DataFrame({column: joined.values(column) for column in columns})
     if not _is_one_hot(rows):
-        raise DataError(f"{joined.path}: the columns {', '.join(columns[:5])} do not have exactly one 1 per row. "
+        raise DataError(f"{joined.path}: the columns {format_list(columns)} do not have exactly one 1 per row. "
                         "Images with several labels are not supported. If another column has the class, set "
                         "data.label_column.")
     return rows.astype(float).idxmax(axis=1).astype("object")
@@ -181,7 +193,7 @@ def _only(table: Table, columns: Sequence[str]) -> str:
     rows = table.rows
     first = next((column for column in columns if not rows[column].str.fullmatch("[0-9]+").all()), columns[0])
     if not all(are_same_classes(rows[first], rows[column]) for column in columns):
-        raise AmbiguousColumnError(f"{table.path}: the columns {', '.join(columns[:10])} may have the classes. Set "
+        raise AmbiguousColumnError(f"{table.path}: the columns {format_list(columns)} may have the classes. Set "
                                    "data.label_column to one of them.")
     return first
 
@@ -198,8 +210,8 @@ def _reject_several_labels(joined: Joined, column: str, values: "pd.Series[str]"
     if len(repeated):
         image_id = min(key for key, row in joined.match.rows.items() if row == repeated.iloc[0])
         raise DataError(f"{joined.path}: {format_count(len(repeated), 'image has', 'images have')} several labels in "
-                        f"{column} (first: {image_id!r}). Images with several labels are not supported: keep one row "
-                        "per image.")
+                        f"{column} (first: {image_id!r}). Images with several labels are not supported: keep one "
+                        f"{joined.table.row_noun} per image.")
     if lists := _lists(set(values), column):
         raise DataError(f"{joined.path}: {column} has lists of labels, such as {lists[0]!r}. Images with several "
                         "labels are not supported. If another column has the class, set data.label_column.")

@@ -1,6 +1,5 @@
 """The labels of the images: from class folders, tables, COCO JSON or file names, whichever the evidence supports."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -8,6 +7,7 @@ import pandas as pd
 
 from carclf.config.settings import Data
 from carclf.dataset.detection.ids import Joined, describe_unmatched, first_of_each
+from carclf.dataset.detection.label_findings import compare, find_missing, find_unlisted, match_classes
 from carclf.dataset.detection.label_folders import (
     describe_no_labels,
     read_class_folders,
@@ -23,16 +23,14 @@ from carclf.dataset.detection.label_tables import (
     join_tables,
     read_labels,
 )
-from carclf.dataset.detection.result import Detection, class_key, class_name, number_key
+from carclf.dataset.detection.result import Detection
 from carclf.dataset.detection.subsets import SOURCES
 from carclf.dataset.detection.tables import Table
-from carclf.dataset.findings import Finding, describe_missing_images, format_labels
-from carclf.dataset.layout import match_ids
+from carclf.dataset.findings import Finding
 from carclf.errors import ConfigError, DataError
 from carclf.formatting import format_count
 
 MAX_REASONS = 3  # of tables without labels, in one message
-MIN_COMMON = 0.5  # fraction of the class folders that are classes of the table
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ def find_labels(evidence: Evidence) -> Labels:
     tables: list[TableLabels] = []
     findings: list[Finding] = []
     if setting not in ("folders", "file_names"):
-        tables, findings = _read_tables(evidence, joined, has_folders=folders is not None)
+        tables, findings = _read_tables(evidence, joined, folders)
     if folders is not None:
         labels = _from_folders(evidence, folders, tables)
     elif tables:
@@ -99,7 +97,7 @@ def _select_tables(evidence: Evidence) -> Sequence[Table]:
 
 
 def _read_tables(
-    evidence: Evidence, joined: Sequence[Joined], *, has_folders: bool
+    evidence: Evidence, joined: Sequence[Joined], folders: "pd.Series[str] | None"
 ) -> tuple[list[TableLabels], list[Finding]]:
     """Return the tables with labels, and the problems of tables that class folders make harmless."""
     if evidence.config.label_table and not joined:
@@ -114,16 +112,35 @@ def _read_tables(
         try:
             labels = read_labels(table, evidence.targets, evidence.config)
         except (AmbiguousColumnError, DataError) as error:
-            if not has_folders:
+            if folders is None or evidence.config.label_table or evidence.config.label_column:
                 raise
             findings.append(Finding("invalid_label_table", table.path, f"{error} The class folders are used."))
         else:
             candidates += [labels] if labels and (len(labels.values) or table.match.ambiguous) else []
-    unmatched = {table.path: table for table in evidence.tables if has_folders and table.role in ("train", "val")}
-    for path in sorted(unmatched.keys() - {table.path for table in joined}):
-        problem = describe_unmatched(unmatched[path], evidence.images, evidence.config)
-        findings.append(Finding("unmatched_label_table", path, f"{problem} The table is not used."))
+    if evidence.config.label_table and not candidates:
+        reason = " ".join(describe_unlabeled(evidence.tables, joined, evidence.images, evidence.config))
+        raise ConfigError(f"data.label_table: {reason} Set data.label_column, or another table.")
+    if folders is not None:
+        findings += _find_unmatched(evidence, joined, folders)
     return combine(candidates), findings
+
+
+def _find_unmatched(evidence: Evidence, joined: Sequence[Joined], folders: "pd.Series[str]") -> list[Finding]:
+    """Return findings about tables that may be meant as labels, but have no ids of the images.
+
+    Tables in a class folder, those of other subsets and tables with a row per class are meant otherwise.
+    """
+    paths = {table.path for table in joined}
+    in_folders = set(evidence.images["folder"])
+
+    def may_be_labels(table: Table) -> bool:
+        is_in_folder = table.path.rpartition("/")[0] in in_folders
+        return table.role in ("train", "val") or not (
+            table.role or is_in_folder or len(table.rows) <= folders.nunique())
+
+    return [Finding("unmatched_label_table", table.path, (
+        f"{describe_unmatched(table, evidence.images, evidence.config)} The table is not used."))
+        for table in evidence.tables if table.path not in paths and may_be_labels(table)]
 
 
 def _sources(images: pd.DataFrame, labels: "pd.Series[str]") -> "pd.Series[str]":
@@ -147,10 +164,7 @@ def _from_prefixes(evidence: Evidence, joined: Sequence[Joined]) -> Labels:
 def _from_tables(evidence: Evidence, tables: Sequence[TableLabels]) -> Labels:
     sources = []
     for table in tables:
-        if ambiguous := sorted(table.joined.match.ambiguous):
-            raise ConfigError(f"{table.joined.path}: {format_count(len(ambiguous), 'id has', 'ids have')} several "
-                              f"images (such as {ambiguous[0]!r}, by {table.joined.match.form}). Set data.train_folder "
-                              "or data.id_form, such as {id}.jpg.")
+        _require_distinct_images(table, "")
         source = _sources(evidence.images, table.values)
         if table.role in ("val", "test"):
             source[source == "train"] = SOURCES[table.role]
@@ -163,40 +177,37 @@ def _from_tables(evidence: Evidence, tables: Sequence[TableLabels]) -> Labels:
     text = "; ".join(f"{table.column} of {table.joined.path} for {format_count(len(table.values), 'image')} by "
                      f"{table.joined.match.form}" for table in tables)
     is_json = any(table.joined.path.endswith(".json") for table in tables)
-    findings = [finding for table in tables for finding in _find_missing(table, evidence.config.max_missing)]
+    findings = [finding for table in tables for finding in find_missing(table, evidence.config.max_missing)]
+    findings += [Finding("empty_class_column", table.joined.path, (
+        f"The column {name!r} is 0 in each row: the class has no images, and no model can predict it."))
+        for table in tables for name in table.empty if name not in set(labels)]
     return Labels(labels, pd.concat(sources), Detection("labels", "json" if is_json else "table", text),
-                  findings=[*findings, *_find_unlisted(evidence.images, labels, "They are not used.")])
+                  findings=[*findings, *find_unlisted(evidence.images, labels, "They are not used.")])
 
 
-def _find_missing(table: TableLabels, max_missing: float) -> list[Finding]:
-    match, path = table.joined.match, table.joined.path
-    if not match.missing:
-        return []
-    num_ids = len(match.missing) + len(match.rows)
-    problem = describe_missing_images(match.missing, num_ids)
-    fraction = len(match.missing) / num_ids
-    if fraction > max_missing:
-        raise DataError(f"{path}: {problem} The ids were compared by {match.form}. Add the images, or set "
-                        f"data.max_missing to {fraction + 0.0005:.3f} to ignore these rows.")
-    return [Finding("unmatched_label_table", path, f"{problem} Rows without an image are not used.")]
+def _require_distinct_images(table: TableLabels, advice: str) -> None:
+    if ambiguous := sorted(table.joined.match.ambiguous):
+        raise ConfigError(f"{table.joined.path}: {format_count(len(ambiguous), 'id has', 'ids have')} several images "
+                          f"(such as {ambiguous[0]!r}, by {table.joined.match.form}). Write the ids as paths in the "
+                          f"source, or set data.train_folder or data.id_form, such as {{id}}.jpg{advice}.")
 
 
-def _find_unlisted(images: pd.DataFrame, labels: "pd.Series[str]", consequence: str) -> list[Finding]:
-    paths = images.loc[~images.index.isin(labels.index) & (images["role"] == "train"), "path"]
-    return [Finding("unmatched_label_table", paths.iloc[0], (
-        f"{format_count(len(paths), 'training image has', 'training images have')} no label in the table (first: "
-        f"{paths.iloc[0]}). {consequence}"))
-    ] if len(paths) else []
+def _require_usable(tables: Sequence[TableLabels], config: Data, folders: set[str]) -> None:
+    """Raise ConfigError if tables next to class folders may be the labels, but do not say which images they mean."""
+    if config.label_column and not tables:
+        raise ConfigError(f"data.label_column is {config.label_column!r}, but the labels are class folders: no table "
+                          "has a class for the images. Remove the setting, or set data.label_table.")
+    for table in tables:
+        if not match_classes(folders, set(table.classes)):
+            _require_distinct_images(table, ", or set data.label_source to folders")
 
 
 def _from_folders(evidence: Evidence, folders: "pd.Series[str]", tables: Sequence[TableLabels]) -> Labels:
     """Return the folders' labels, checked against the tables; or the tables' if the folders are not their classes."""
-    if evidence.config.label_column and not tables:
-        raise ConfigError(f"data.label_column is {evidence.config.label_column!r}, but the labels are class folders: "
-                          "no table has a class for the images. Remove the setting, or set data.label_table.")
+    _require_usable(tables, evidence.config, set(folders) - {""})
     values = first_of_each(pd.concat([table.values for table in tables])) if tables else pd.Series(dtype="object")
     values = values[values.index.isin(folders.index[folders != ""])]
-    classes = _match_classes(set(folders) - {""}, set(values))
+    classes = match_classes(set(folders) - {""}, set(values))
     names: dict[str, str] = {}
     if len(values) and not classes:
         is_target = any(table.rank > 1 for table in tables)
@@ -219,60 +230,7 @@ def _from_folders(evidence: Evidence, folders: "pd.Series[str]", tables: Sequenc
     text = (f"{format_count(folders[folders != ''].nunique(), 'class folder')} with "
             f"{format_count(len(folders), 'image')}")
     if classes:
-        findings += _compare(evidence.images, folders, labels, tables)
+        findings += compare(evidence.images, folders, labels, tables)
         text += f"; {tables[0].column} of {tables[0].joined.path} has {len(values)} of them"
     return Labels(labels, _sources(evidence.images, labels), Detection("labels", "folders", text), findings=findings,
                   names=names)
-
-
-def _match_classes(names: set[str], classes: set[str]) -> dict[str, str]:
-    """Return the table's class of each folder; an empty dict if less than half of the folders have one.
-
-    Names are compared as they are, in the archive's code page, without punctuation, and as numbers.
-    """
-    for key in (class_key, number_key):
-        by_key = {key(name): name for name in sorted(classes, reverse=True)}
-        matches = {name: by_key[key(name)] for name in names if key(name) in by_key}
-        matches |= {folder: name for name, folder in match_ids(sorted(classes), names).items()}
-        if names and len(set(matches.values())) >= MIN_COMMON * len(names):
-            return matches
-    return {}
-
-
-def _compare(
-    images: pd.DataFrame, folders: "pd.Series[str]", labels: "pd.Series[str]", tables: Sequence[TableLabels]
-) -> list[Finding]:
-    """Return the differences between the folders' labels and the tables'."""
-    values = first_of_each(pd.concat([table.values for table in tables]))
-    both = labels.index[(labels != "") & labels.index.isin(values.index)]
-    differs = both[labels[both] != values[both]]
-    findings = [Finding("label_mismatch", path, f"{tables[0].joined.path} has another class. The folder's class is "
-                        "used.") for path in images.loc[differs, "path"]]
-    expected = set(values).union(*(table.joined.table.rows[table.column].map(class_name) for table in tables
-                                   if table.column in table.joined.table.rows)) - {""}
-    findings += _compare_classes(images, folders, labels, expected)
-    for table in tables:
-        findings += _find_missing(table, 1.0)
-    return findings + _find_unlisted(images, values, "The classes of their folders are used unchecked.")
-
-
-def _compare_classes(
-    images: pd.DataFrame, folders: "pd.Series[str]", labels: "pd.Series[str]", expected: set[str]
-) -> list[Finding]:
-    """Return the folders that are the same class, those that are no class of the table, and classes without images."""
-    folders_by_key: dict[str, list[str]] = {}
-    for name in sorted(set(folders) - {""}):
-        folders_by_key.setdefault(number_key(name), []).append(name)
-    num_expected = Counter(map(number_key, expected))
-    ambiguous = [names for key, names in sorted(folders_by_key.items()) if len(names) > max(1, num_expected[key])]
-    findings = [Finding("ambiguous_class", names[0], (
-        f"The folders {', '.join(names)} are the same class of the table. Merge them if they are the same class, or "
-        "rename one.")) for names in ambiguous]
-    for label in sorted(set(labels) - expected.union(*ambiguous) - {""}):
-        paths = images.loc[labels.index[labels == label], "path"]
-        findings.append(Finding("unknown_class", paths.iloc[0], (
-            f"{format_count(len(paths), 'image is', 'images are')} in class '{label}' (first: {paths.iloc[0]}), which "
-            f"the table does not have. Its classes are {format_labels(expected)}. Move or remove what is in this "
-            "class.")))
-    return findings + [Finding("empty_class", label, f"Class '{label}' of the table has no images. Add images of it.")
-                       for label in sorted(expected - set(labels))]

@@ -5,6 +5,7 @@ from collections.abc import Collection
 
 from carclf.dataset.detection.result import Detection
 from carclf.errors import ConfigError
+from carclf.formatting import format_list
 
 # The words of Kaggle's text, all of which must occur, and the metric. The first entry that fits counts.
 _WORDS = {
@@ -45,5 +46,5 @@ def detect_metric(setting: str, evaluation_metric: str, kind: str, labels: Colle
             evidence += f"; Kaggle's metric, {evaluation_metric!r}, is not supported"
     if metric == "quadratic_weighted_kappa" and not all(re.fullmatch("-?[0-9]+", label) for label in labels):
         raise ConfigError(f"The metric {metric} ({evidence}) needs ordered classes, whose labels are whole numbers, "
-                          f"but the data have {', '.join(sorted(labels)[:5])}. Set data.metric to another metric.")
+                          f"but the data have {format_list(sorted(labels))}. Set data.metric to another metric.")
     return Detection("metric", metric, evidence)

@@ -10,7 +10,7 @@ from carclf.dataset.detection.result import SubmissionFormat, class_key
 from carclf.dataset.detection.tables import Table
 from carclf.dataset.layout import CONTROL_CHARACTERS
 from carclf.errors import ConfigError, DataError
-from carclf.formatting import format_count
+from carclf.formatting import format_count, format_list
 
 _NAMES = ("samplesub", "submissionformat", "examplesub")
 _INTEGER = re.compile(r"-?[0-9]+")
@@ -134,7 +134,7 @@ def _is_encoded(sample: Table, labels: Sequence[str]) -> bool:
     is_encoded = bool(values) and all(map(_INTEGER.fullmatch, values)) and not all(map(_INTEGER.fullmatch, labels))
     if is_encoded and len(labels) > _NUM_BINARY:
         raise ConfigError(f"{sample.path} has numbers, such as {min(values)!r}, but the classes are "
-                          f"{', '.join(labels[:5])}. Set data.label_column to the column with the numbers.")
+                          f"{format_list(labels)}. Set data.label_column to the column with the numbers.")
     return is_encoded
 
 

@@ -10,7 +10,7 @@ from carclf.config.settings import Data
 from carclf.dataset.detection.files import Files, normalized
 from carclf.dataset.detection.result import Detection
 from carclf.errors import ConfigError
-from carclf.formatting import format_count
+from carclf.formatting import format_count, format_list
 
 _ROLES = {
     "train": {"train", "training", "trainset", "trainval"},
@@ -86,8 +86,9 @@ def _set_folder(
         excluded = ("other", *old[1:]) if old[0] == role or (role == "train" and not old[0]) else old
         result[folder] = (role, setting, paths[-1][len(setting) + 1:]) if paths else excluded
     if not any(new[1] == setting and folder in files.images for folder, new in result.items()):
-        raise ConfigError(f"data.{role}_folder is {setting!r}, which has no images. The folders with images are "
-                          f"{', '.join(sorted(files.images)[:5])}.")
+        parents = {folder.rpartition("/")[0] for folder in files.images} - {""}
+        raise ConfigError(f"data.{role}_folder is {setting!r}, which has no images. Folders with images are "
+                          f"{format_list(sorted(parents or files.images))}.")
     return result
 
 

@@ -14,7 +14,7 @@ from carclf.dataset.detection.files import Files, image_stem, normalized
 from carclf.dataset.detection.subsets import role_of
 from carclf.dataset.layout import CODE_PAGES
 from carclf.errors import ConfigError, DataError
-from carclf.formatting import format_count
+from carclf.formatting import format_count, format_list
 
 SEPARATORS = (",", ";", "\t", "|")
 LABEL_SEPARATOR = re.compile(r"[ ,;|]+")  # of the labels in a list
@@ -42,12 +42,17 @@ class Table:
         """The subset that the file's name contains, such as val for val_labels.csv."""
         return role_of(PurePosixPath(self.path).stem)
 
+    @property
+    def row_noun(self) -> str:
+        """What a row is called in messages."""
+        return "annotation" if self.path.endswith(".json") else "row"
+
     def column(self, name: str, setting: str) -> str:
         """Return the column of a name in any case. Raises ConfigError with the setting if there is none."""
         columns = list(self.rows.columns)
         if matches := [column for column in columns if name.lower() == column.lower()]:
             return name if name in matches else matches[0]
-        raise ConfigError(f"{setting} is {name!r}, but {self.path} has the columns {', '.join(columns[:20])}.")
+        raise ConfigError(f"{setting} is {name!r}, but {self.path} has the columns {format_list(columns, 20)}.")
 
 
 def read_tables(files: Files, paths: Collection[str]) -> tuple[list[Table], dict[str, DataError]]:

@@ -114,6 +114,90 @@ def test_stray_hidden_and_junk_files_are_ignored(layout_of: Any) -> None:
     assert len(layout.images) == 10 and layout.ignored == ("model.h5", "train/1/labels.xml", "train/notes.txt")
 
 
+@pytest.mark.parametrize("folder", [".hatch", "photos/.hatch/deep"])
+def test_a_hidden_folder_with_images_is_reported(layout_of: Any, folder: str) -> None:
+    images = [f"photos/{name}/{n}.jpg" for name in ("van", "suv") for n in range(3)]
+    layout = layout_of([*images, f"{folder}/0.jpg", f"{folder}/1.jpg"])
+    hidden = folder.removesuffix("/deep")
+    assert [(finding.kind, finding.path) for finding in layout.findings] == [("ignored_data", hidden)]
+    assert layout.ignored == (hidden,) and layout.class_names == ("suv", "van")
+
+
+CAMERAS = [f"pics/cam{camera}/{n}.jpg" for camera in (1, 2) for n in range(4)]
+
+
+def camera_table(prefix: str, images: list[str] = CAMERAS) -> str:
+    return "file,kind\n" + "".join(f"{prefix}{path},{['van', 'suv'][n % 2]}\n" for n, path in enumerate(images))
+
+
+@pytest.mark.parametrize("prefix", ["", "/kaggle/input/", "D:\\x\\", "C:/Users/someone/my data/", "../", "s3://bucket/"])
+@pytest.mark.parametrize("form", ["auto", "name"])
+def test_paths_of_another_machine_name_the_images(layout_of: Any, prefix: str, form: str) -> None:
+    layout = layout_of(CAMERAS, {"labels.csv": camera_table(prefix)}, label_source="table", id_form=form)
+    assert layout.class_names == ("suv", "van") and len(layout.images) == 8 and not layout.findings
+    labels = dict(zip(layout.images["path"], layout.images["label"], strict=True))
+    assert labels["pics/cam2/3.jpg"] == "suv" and labels["pics/cam2/2.jpg"] == "van"
+
+
+@pytest.mark.parametrize("setting", [{}, {"label_table": "labels.csv"}, {"label_column": "kind"}])
+def test_a_table_with_names_of_several_images_stops_class_folders_of_other_names(
+    layout_of: Any, setting: dict[str, str]
+) -> None:
+    table = camera_table("", [f"{n}.jpg" for n in range(4)])
+    with pytest.raises(ConfigError, match=r"data\.label_source"):
+        layout_of(CAMERAS, {"labels.csv": table}, **setting)
+    assert layout_of(CAMERAS, {"labels.csv": table}, label_source="folders").class_names == ("cam1", "cam2")
+
+
+def test_a_table_with_names_of_several_images_may_confirm_the_class_folders(layout_of: Any) -> None:
+    images = [f"{name}/{n}.jpg" for name in ("van", "suv") for n in range(4)]
+    layout = layout_of(images, {"labels.csv": "file,kind\n" + "".join(f"{n}.jpg,van\n{n}.jpg,suv\n" for n in range(4))})
+    assert layout.class_names == ("suv", "van")
+
+
+@pytest.mark.parametrize(("table", "expected"), [
+    ("file,kind\n" + "".join(f"other-{n}.jpg,van\n" for n in range(4)), ["unmatched_label_table"]),
+    ("folder,text\nvan,A van\nsuv,An SUV\n", []),
+])
+@pytest.mark.parametrize("path", ["labels.csv", "photos/notes.csv"])
+def test_a_table_without_ids_of_the_images_is_reported_next_to_class_folders(
+    layout_of: Any, path: str, table: str, expected: list[str]
+) -> None:
+    layout = layout_of([f"photos/{name}/{n}.jpg" for name in ("van", "suv") for n in range(4)], {path: table})
+    assert kinds(layout) == expected and layout.class_names == ("suv", "van")
+
+
+@pytest.mark.parametrize("setting", ["label_table", "label_column"])
+def test_an_invalid_table_that_a_setting_names_is_an_error(layout_of: Any, setting: str) -> None:
+    table = "file,kind\n0.jpg,van\n0.jpg,suv\n1.jpg,van\n2.jpg,suv\n"
+    with pytest.raises(DataError, match=r"0\.jpg"):
+        layout_of([f"{name}/{n}.jpg" for n, name in enumerate(["van", "suv"] * 4)], {"labels.csv": table},
+                  **{setting: {"label_table": "labels.csv", "label_column": "kind"}[setting]})
+
+
+def test_a_table_without_classes_that_a_setting_names_is_an_error(layout_of: Any) -> None:
+    with pytest.raises(ConfigError, match=r"data\.label_table: .*kind has 3"):
+        layout_of(CAMERAS, {"labels.csv": "file,kind\npics/cam1/0.jpg,a\npics/cam1/1.jpg,b\npics/cam2/0.jpg,c\n"},
+                  label_table="labels.csv")
+
+
+@pytest.mark.parametrize("name", ["unlabeled", "No label", "UNKNOWN", "nan", "N/A"])
+def test_a_class_that_may_stand_for_no_label_is_reported(layout_of: Any, name: str) -> None:
+    table = "file,kind\n" + "".join(f"{n}.jpg,{[name, 'van', 'suv'][n % 3]}\n" for n in range(9))
+    layout = layout_of([f"images/{n}.jpg" for n in range(9)], {"labels.csv": table})
+    assert [(finding.kind, finding.path) for finding in layout.findings] == [("placeholder_class", name)]
+    assert len(layout.class_names) == 3
+
+
+@pytest.mark.parametrize("constant", ["", "is_image"])
+def test_one_hot_columns_with_the_same_value_in_each_row_are_no_classes(layout_of: Any, constant: str) -> None:
+    columns = {"van": [1, 0] * 4, "suv": [0, 1] * 4, "hatch": [0] * 8} | ({constant: [1] * 8} if constant else {})
+    table = pd.DataFrame({"file": [f"{n}.jpg" for n in range(8)]} | columns).to_csv(index=False)
+    layout = layout_of([f"images/{n}.jpg" for n in range(8)], {"labels.csv": table})
+    assert layout.class_names == ("suv", "van")
+    assert kinds(layout) == ["empty_class_column"] and "'hatch'" in layout.findings[0].message
+
+
 def test_an_image_in_no_class_folder_and_an_empty_class_are_reported(layout_of: Any, tmp_path: Path) -> None:
     (tmp_path / "source/train/7").mkdir(parents=True)
     layout = layout_of(

@@ -139,7 +139,7 @@ def test_a_table_of_unlabeled_images_is_the_test_set(layout_of: Any) -> None:
 
 
 def test_a_class_that_the_training_images_lack_is_an_error(layout_of: Any) -> None:
-    with pytest.raises(DataError, match="test has the class 'elk'"):
+    with pytest.raises(DataError, match=r"test has 1 class .*: elk"):
         layout_of(in_folders(["train/cat", "train/dog", "test/cat", "test/elk"]))
 
 

@@ -1,0 +1,92 @@
+"""Findings about label tables: how they differ from the class folders, and rows and images that do not match."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import pandas as pd
+
+from carclf.dataset.detection.ids import first_of_each
+from carclf.dataset.detection.label_tables import TableLabels
+from carclf.dataset.detection.result import class_key, number_key
+from carclf.dataset.findings import Finding, describe_missing_images, format_labels
+from carclf.dataset.layout import match_ids
+from carclf.errors import DataError
+from carclf.formatting import format_count
+
+MIN_COMMON = 0.5  # fraction of the class folders that are classes of the table
+
+
+def match_classes(names: set[str], classes: set[str]) -> dict[str, str]:
+    """Return the table's class of each folder; an empty dict if less than half of the folders have one.
+
+    Names are compared as they are, in the archive's code page, without punctuation, and as numbers.
+    """
+    for key in (class_key, number_key):
+        by_key = {key(name): name for name in sorted(classes, reverse=True)}
+        matches = {name: by_key[key(name)] for name in names if key(name) in by_key}
+        matches |= {folder: name for name, folder in match_ids(sorted(classes), names).items()}
+        if names and len(set(matches.values())) >= MIN_COMMON * len(names):
+            return matches
+    return {}
+
+
+def compare(
+    images: pd.DataFrame, folders: "pd.Series[str]", labels: "pd.Series[str]", tables: Sequence[TableLabels]
+) -> list[Finding]:
+    """Return the differences between the folders' labels and the tables'."""
+    values = first_of_each(pd.concat([table.values for table in tables]))
+    both = labels.index[(labels != "") & labels.index.isin(values.index)]
+    differs = both[labels[both] != values[both]]
+    findings = [Finding("label_mismatch", path, f"{tables[0].joined.path} has another class. The folder's class is "
+                        "used.") for path in images.loc[differs, "path"]]
+    expected = set(values).union(*(table.classes for table in tables))
+    findings += _compare_classes(images, folders, labels, expected)
+    for table in tables:
+        findings += find_missing(table, 1.0)
+    return findings + find_unlisted(images, values, "The classes of their folders are used unchecked.")
+
+
+def _compare_classes(
+    images: pd.DataFrame, folders: "pd.Series[str]", labels: "pd.Series[str]", expected: set[str]
+) -> list[Finding]:
+    """Return the folders that are the same class, those that are no class of the table, and classes without images."""
+    folders_by_key: dict[str, list[str]] = {}
+    for name in sorted(set(folders) - {""}):
+        folders_by_key.setdefault(number_key(name), []).append(name)
+    num_expected = Counter(map(number_key, expected))
+    ambiguous = [names for key, names in sorted(folders_by_key.items()) if len(names) > max(1, num_expected[key])]
+    findings = [Finding("ambiguous_class", names[0], (
+        f"The folders {', '.join(names)} are the same class of the table. Merge them if they are the same class, or "
+        "rename one.")) for names in ambiguous]
+    for label in sorted(set(labels) - expected.union(*ambiguous) - {""}):
+        paths = images.loc[labels.index[labels == label], "path"]
+        findings.append(Finding("unknown_class", paths.iloc[0], (
+            f"{format_count(len(paths), 'image is', 'images are')} in class '{label}' (first: {paths.iloc[0]}), which "
+            f"the table does not have. Its classes are {format_labels(expected)}. Move or remove what is in this "
+            "class.")))
+    return findings + [Finding("empty_class", label, f"Class '{label}' of the table has no images. Add images of it.")
+                       for label in sorted(expected - set(labels))]
+
+
+def find_missing(table: TableLabels, max_missing: float) -> list[Finding]:
+    """Return a finding about the ids without an image. Raises DataError if they are more than this fraction."""
+    match, path = table.joined.match, table.joined.path
+    if not match.missing:
+        return []
+    noun = table.joined.table.row_noun
+    num_ids = len(match.missing) + len(match.rows)
+    problem = describe_missing_images(match.missing, num_ids)
+    fraction = len(match.missing) / num_ids
+    if fraction > max_missing:
+        raise DataError(f"{path}: {problem} The ids were compared by {match.form}. Add the images, or set "
+                        f"data.max_missing to {fraction + 0.0005:.3f} to ignore these {noun}s.")
+    return [Finding("unmatched_label_table", path, f"{problem} The {noun}s without an image are not used.")]
+
+
+def find_unlisted(images: pd.DataFrame, labels: "pd.Series[str]", consequence: str) -> list[Finding]:
+    """Return a finding about the training images without a label; ``consequence`` is a sentence."""
+    paths = images.loc[~images.index.isin(labels.index) & (images["role"] == "train"), "path"]
+    return [Finding("unmatched_label_table", paths.iloc[0], (
+        f"{format_count(len(paths), 'training image has', 'training images have')} no label in the table (first: "
+        f"{paths.iloc[0]}). {consequence}"))
+    ] if len(paths) else []
