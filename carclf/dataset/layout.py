@@ -39,7 +39,9 @@ JUNK_FOLDERS = {
     "system volume information",
 }
 # Hidden folders in which programs keep copies of images. Other hidden folders with images are reported.
-CACHE_FOLDERS = {".ipynb_checkpoints", ".thumbnails", ".cache", ".git", ".venv", ".trash", ".trashes", ".snapshot"}
+CACHE_FOLDERS = {
+    ".ipynb_checkpoints", ".thumbnails", ".cache", ".git", ".venv", ".trash", ".trashes", ".snapshot", ".@__thumb",
+}
 HIDDEN = "its name begins with a dot; if it has images to use, rename it"
 JUNK_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "picasa.ini"}
 MAX_NAME_BYTES = 255  # on the file systems of Linux

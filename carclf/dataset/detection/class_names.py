@@ -91,7 +91,7 @@ def check_names(names: Collection[str]) -> Iterator[Finding]:
     for name in sort_naturally(names):
         if class_key(name) in _NO_LABEL:
             yield Finding("placeholder_class", name, (
-                f"'{name}' is used as a class, but may stand for images without a label. If so, remove its images, or "
+                f"'{name}' is used as a class, but may mean that there is no label. If so, remove its images, or "
                 "move them out of the training images."))
     if combined := _combined(names):
         yield Finding("combined_classes", combined[0], (

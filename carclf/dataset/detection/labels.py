@@ -193,7 +193,7 @@ def _require_distinct_images(table: TableLabels, advice: str) -> None:
 
 
 def _require_usable(tables: Sequence[TableLabels], config: Data, folders: set[str]) -> None:
-    """Raise ConfigError if tables next to class folders may be the labels, but do not say which images they mean."""
+    """Raise ConfigError if tables next to class folders may be the labels, but are ambiguous about the images."""
     if config.label_column and not tables:
         raise ConfigError(f"data.label_column is {config.label_column!r}, but the labels are class folders: no table "
                           "has a class for the images. Remove the setting, or set data.label_table.")

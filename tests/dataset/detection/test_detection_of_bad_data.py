@@ -182,7 +182,7 @@ def test_a_table_without_classes_that_a_setting_names_is_an_error(layout_of: Any
 
 
 @pytest.mark.parametrize("name", ["unlabeled", "No label", "UNKNOWN", "nan", "N/A"])
-def test_a_class_that_may_stand_for_no_label_is_reported(layout_of: Any, name: str) -> None:
+def test_a_class_that_may_mean_no_label_is_reported(layout_of: Any, name: str) -> None:
     table = "file,kind\n" + "".join(f"{n}.jpg,{[name, 'van', 'suv'][n % 3]}\n" for n in range(9))
     layout = layout_of([f"images/{n}.jpg" for n in range(9)], {"labels.csv": table})
     assert [(finding.kind, finding.path) for finding in layout.findings] == [("placeholder_class", name)]
