@@ -76,7 +76,7 @@ def test_volumes_are_joined_in_any_order(tmp_path: Path, order: tuple[int, ...])
     parts = volumes("train.zip", zip_bytes(images))
     members = {f"train.zip.{number:03d}": parts[f"train.zip.{number:03d}"] for number in order}
     inner = volumes("more.tar.gz", tar_bytes({"c.jpg": b"c"}, "gz"), 2)
-    assert extract_members(tmp_path, members | {"x.zip": zip_bytes(inner)}) == (images | {"x/more/c.jpg": b"c"}, [])
+    assert extract_members(tmp_path, members | {"x.zip": zip_bytes(inner)}) == (images | {"x/more/c.jpg": b"c"}, {})
 
 
 @pytest.mark.parametrize("missing", ["001", "002", "003"])
