@@ -30,7 +30,8 @@ UNTESTED = {
     "too_few_classes",  # it would hide other kinds
     # of the layout and the archive
     "label_mismatch", "invalid_label_table", "unmatched_label_table", "empty_class_folder", "ambiguous_class",
-    "similar_classes", "placeholder_class", "empty_class_column", "combined_classes", "guessed_encoding", "ignored_data", "ignored_file",
+    "similar_classes", "placeholder_class", "empty_class_column", "combined_classes", "guessed_encoding",
+    "ignored_data", "ignored_file",
 }
 Planted = set[tuple[str, str]]
 
