@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export CHROMIUM SCREENSHOTS EXIT DATA WEIGHTS TRUTH HOLDOUT RECIPE EXPERIMENT SOURCE TO FROM
 
-.PHONY: help install demo up secrets test test-kaggle-newer test-browser test-compose test-backbones acceptance fuzz lint lock \
+.PHONY: help install demo up secrets test test-integration test-kaggle-newer test-browser test-compose test-backbones acceptance fuzz lint lock \
   bench backup restore clean
 
 help: ## list the targets
@@ -21,8 +21,11 @@ up: .venv/.local ## run Airflow on this machine against the real Kaggle; SOURCE=
 secrets: ## generate the secrets for docker compose into .env (mode 600); existing values are kept
 	@$(PYTHON) docker/generate_secrets.py
 
-test: .venv/.dev ## run the unit and integration tests, offline
+test: .venv/.dev ## run the unit tests, offline
 	$(BIN)/pytest -q -n 2 --dist loadfile
+
+test-integration: .venv/.dev ## test with Airflow's processes, servers and trainings, offline
+	$(BIN)/pytest -q -m "integration and not acceptance and not backbones" -n 2 --dist loadfile
 
 test-kaggle-newer: .venv/.dev ## test Kaggle's faults against a newer client, in a temporary folder
 	$(BIN)/python tests/faults/newer_kaggle.py
@@ -33,7 +36,7 @@ test-compose: .venv/.dev ## test the Compose cluster with stand-ins for the regi
 acceptance: .venv/.dev ## run the demo like a user: to the end, interrupted, and again
 	$(BIN)/pytest -q -m acceptance -n 2 --dist loadfile --ignore tests/demo/test_gallery.py
 	$(BIN)/pytest -q -m acceptance -n 2 tests/demo/test_gallery.py
-	KERAS_BACKEND=jax $(BIN)/pytest -q tests/training/test_trainer.py
+	KERAS_BACKEND=jax $(BIN)/pytest -q -m integration tests/training/test_trainer.py
 
 test-backbones: .venv/.dev ## train the backbones that make acceptance leaves out
 	$(BIN)/pytest -q -m backbones tests/training/test_backbones.py

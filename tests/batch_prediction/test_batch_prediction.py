@@ -30,6 +30,8 @@ from carclf.runs.model_selection import select_model
 from carclf.runs.predictor import load_predictor
 from carclf.services.storage import FolderStore, Store, init_store
 
+pytestmark = pytest.mark.integration
+
 SHARD_SIZE = 4
 
 

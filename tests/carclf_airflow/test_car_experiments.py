@@ -14,6 +14,8 @@ from carclf.experiments.plan_form import Form
 from carclf.runs.approvals import waiting_candidates
 from carclf.services.storage import open_store
 
+pytestmark = pytest.mark.integration
+
 CHOICES = ["choose_1", "choose_2", "choose_3", "choose_finalists"]
 TRAININGS = ["rung_1", "rung_2", "rung_3", "finish"]
 

@@ -14,6 +14,8 @@ from carclf.batch_prediction.shard_files import BatchFolder
 from carclf.batch_prediction.table import read_predictions
 from carclf.services.storage import open_store
 
+pytestmark = pytest.mark.integration
+
 DESCRIBE = """
     import json, sys
     import car_predict

@@ -17,6 +17,8 @@ from carclf.runs.record import run_id_from_dag_run
 from carclf.runs.run import Result, Run
 from carclf.services.storage import open_store
 
+pytestmark = pytest.mark.integration
+
 RUN_ID = "manual__2026-01-01T00:00:00+00:00"
 CODE = """
     import asyncio, json, sys

@@ -11,6 +11,8 @@ import pytest
 from airflow_process import airflow_environment, run_python
 from notification_receivers import Mailbox, Webhook, mail_receiver, webhook_receiver
 
+pytestmark = pytest.mark.integration
+
 BASE_URL = "http://127.0.0.1:8080"
 RUN_URL = f"{BASE_URL}/dags/car_retrain/runs/manual__1"
 REASON = "awaiting approval: promoted: {{ all }} <rules> hold"

@@ -8,6 +8,8 @@ from airflow_process import airflow_environment, printed_json, run_python
 
 from carclf_airflow.oom import OOM_COUNT_FILES, OOM_HINT, count_oom_kills, explain_kill, find_cgroup
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def cgroup(tmp_path: Path) -> Path:

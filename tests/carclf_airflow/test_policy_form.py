@@ -15,6 +15,8 @@ from carclf.cli.app import app
 from carclf.errors import ConfigError
 from carclf.services.storage import Store, init_store
 
+pytestmark = pytest.mark.integration
+
 ALL = CASES | IMPLIED_CASES
 ACCEPTED = {"recipe": "demo", "data.source": "demo-cars"}
 # The schema of a text cannot express a limit of the numbers in it: the first task rejects it.

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from airflow_process import airflow_environment, printed_json, run_python
 
+pytestmark = pytest.mark.integration
+
 WATCH = """
     import asyncio, signal
     from carclf_airflow import source_trigger

@@ -15,6 +15,8 @@ from airflow_process import airflow_environment, printed_json, run_python
 from carclf.runs.index import list_runs
 from carclf.services.storage import open_store
 
+pytestmark = pytest.mark.integration
+
 STAGES = ["download", "validate", "split", "train_head", "fine_tune", "evaluate", "promote", "refit", "submit", "score"]
 
 

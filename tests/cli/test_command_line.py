@@ -12,6 +12,8 @@ import pytest
 
 from carclf.services.storage import init_store, open_store
 
+pytestmark = pytest.mark.integration
+
 
 def carclf(*arguments: str, home: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {"PATH": os.environ["PATH"], "HOME": str(home), "CARCLF_CACHE": str(home / "cache")} | variables

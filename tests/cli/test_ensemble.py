@@ -23,7 +23,7 @@ from carclf.services.storage import Store
 from carclf.stages.chain import StageOptions
 from carclf.stages.promote import PromotionOptions
 
-pytestmark = pytest.mark.usefixtures("kaggle_environment")
+pytestmark = [pytest.mark.usefixtures("kaggle_environment"), pytest.mark.integration]
 PROBABILITIES = r"^p_\d"
 
 

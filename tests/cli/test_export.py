@@ -21,6 +21,8 @@ from carclf.training.backbones import build_backbone
 from carclf.training.heads import build_head, join_backbone_and_head
 from carclf.training.weights import StartingWeights
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def exported(store: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:

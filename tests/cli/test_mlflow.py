@@ -28,6 +28,8 @@ from carclf.services.mlflow.background import DEFAULT_ENVIRONMENT, THREAD_NAME, 
 from carclf.services.storage import FolderStore, Store, init_store, open_store
 from carclf.stages.chain import stages_of
 
+pytestmark = pytest.mark.integration
+
 AIRFLOW_RUN_URL = "http://localhost:8080/dags/car_retrain/runs/manual__1"
 
 

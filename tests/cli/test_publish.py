@@ -35,6 +35,8 @@ from carclf.services.mlflow import background
 from carclf.services.mlflow.background import DEFAULT_ENVIRONMENT, Outage
 from carclf.services.storage import FolderStore, Store, open_store
 
+pytestmark = pytest.mark.integration
+
 KAGGLE_MODEL = "demo/cars"
 
 

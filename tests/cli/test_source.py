@@ -25,6 +25,8 @@ from carclf.services.storage import Store, init_store
 from carclf.services.storage.bucket import Bucket
 from carclf.stages.download import download
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:

@@ -16,6 +16,8 @@ from carclf.runs.repair import Damage, find_damage, repair
 from carclf.services.storage import Store, init_store
 from carclf.stages.chain import STAGES
 
+pytestmark = pytest.mark.integration
+
 
 def artifact_of(store: Store, run: str, stage: str) -> Artifact:
     record = read_record(store, run)

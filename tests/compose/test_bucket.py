@@ -14,6 +14,8 @@ import pytest
 from carclf.errors import ConfigError
 from carclf.services.storage import require_store
 
+pytestmark = pytest.mark.integration
+
 SCRIPT = Path(__file__).resolve().parent.parent.parent / "docker/create_buckets.py"
 
 

@@ -9,6 +9,8 @@ from airflow_process import ROOT, airflow_environment, printed_json
 
 from carclf_airflow.pods import GPU_STAGES, gpu_task_options
 
+pytestmark = pytest.mark.integration
+
 FOLDER = ROOT / "deploy/kubernetes"
 VALUES: dict[str, Any] = yaml.safe_load((FOLDER / "values.yaml").read_text())
 SECRETS = ("DATABASE", "SQL_ALCHEMY", "FERNET", "JWT", "SECRET_KEY", "PASSWORD")

@@ -16,6 +16,8 @@ from airflow_process import airflow_environment, printed_json
 
 from carclf.services.storage import init_store
 
+pytestmark = pytest.mark.integration
+
 CREDENTIAL_FOLDERS = (".kaggle", ".aws", "kaggle-config")
 VARIABLES = {
     "KAGGLE_USERNAME": "ada",

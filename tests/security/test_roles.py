@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from airflow_process import ROOT, airflow_environment, printed_json
 
+pytestmark = pytest.mark.integration
+
 ROLES = ("Viewer", "Operator", "Approver", "Admin")
 USERS = ("anonymous", "nobody", *ROLES)
 DAGS = sorted(path.stem for path in (ROOT / "dags").glob("car_*.py"))

@@ -31,6 +31,8 @@ from carclf.services.telemetry.instruments import (
 )
 from carclf.services.telemetry.otlp import export_error_filter
 
+pytestmark = pytest.mark.integration
+
 SMALL = {
     "data.source": "cars", "audit.enabled": False, "head.epochs": 3, "head.num_views": 1, "fine_tune.epochs": 1,
     "gate.threshold": 0, "gate.min_recall": 0, "gate.max_calibration_error": 1, "gate.champion_rule": "off",

@@ -25,6 +25,8 @@ from carclf.training.optimizers import BlockRate, BlockwiseAdamW
 from carclf.training.schedules import unfreeze
 from carclf.training.weights import StartingWeights, starting_weights
 
+pytestmark = pytest.mark.integration
+
 HEIGHT, WIDTH = 96, 128
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, HEIGHT, WIDTH, 3), np.uint8)
 LABELS = np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]

@@ -8,6 +8,8 @@ import sys
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.integration
+
 TRAIN = """
 import json, sys, tempfile
 import numpy as np, keras

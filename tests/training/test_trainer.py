@@ -32,6 +32,8 @@ from carclf.training.trainer import Trainer, TrainerOptions
 from carclf.training.validation import Objective, Validation, ema_weights, validate
 from carclf.training.weights import StartingWeights
 
+pytestmark = pytest.mark.integration
+
 SIZE = (48, 64)
 SETTINGS = {
     "fine_tune.epochs": 3, "fine_tune.batch_size": 8, "fine_tune.checkpoint_minutes": 0, "fine_tune.num_workers": 0,

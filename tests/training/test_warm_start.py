@@ -24,6 +24,8 @@ from carclf.training.backbones import backbone_layers
 from carclf.training.warm_start import champion_warm_start
 from carclf.training.weights import starting_weights
 
+pytestmark = pytest.mark.integration
+
 SMALL = {
     "data.source": "cars", "head.epochs": 2, "fine_tune.epochs": 1, "gate.threshold": 0, "submit.enabled": False,
     "validation.min_images_per_class": 5, "validation.max_unusable_fraction": 0.5, "gate.min_recall": 0,
