@@ -50,7 +50,7 @@ class Question:
 
 
 def wait_for(condition: Any) -> Any:
-    limit = time.monotonic() + 120
+    limit = time.monotonic() + 600  # on a busy machine
     while not (value := condition()):
         assert time.monotonic() < limit
         time.sleep(1)
@@ -267,7 +267,7 @@ def test_a_new_champion_is_announced_while_a_consumer_is_queued(
 
 
 def test_a_question_without_a_response_expires(airflow: Airflow, store: Store, unanswered: Question) -> None:
-    limit = time.monotonic() + 3600 * TIMEOUT_HOURS + 120
+    limit = time.monotonic() + 3600 * TIMEOUT_HOURS + 600
     while run_facts(store, "unanswered").row["decision"] != "expired":
         assert time.monotonic() < limit
         time.sleep(2)

@@ -123,7 +123,7 @@ def children(pid: int) -> list[int]:
 
 def wait_for_end(pid: int) -> None:
     """Wait until a process has exited; in a container, it may stay as a zombie."""
-    limit = time.monotonic() + 30
+    limit = time.monotonic() + 300
     while (status := Path(f"/proc/{pid}/status")).exists() and "State:\tZ" not in status.read_text():
         assert time.monotonic() < limit
         time.sleep(0.1)

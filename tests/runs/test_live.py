@@ -32,7 +32,7 @@ def store(tmp_path: Path) -> Store:
 
 def wait_for(condition: Callable[[], Any]) -> Any:
     """Return the first true value of the condition."""
-    limit = time.monotonic() + 120
+    limit = time.monotonic() + 300
     while not (value := condition()):
         assert time.monotonic() < limit
         time.sleep(0.01)

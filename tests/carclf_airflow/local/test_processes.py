@@ -30,7 +30,7 @@ time.sleep(600)
 
 
 def wait_for(path: Path, text: str) -> str:
-    limit = time.monotonic() + 120
+    limit = time.monotonic() + 300
     while text not in path.read_text():
         assert time.monotonic() < limit, path.read_text()
         time.sleep(0.05)
@@ -71,7 +71,7 @@ def test_unrelated_processes_are_not_ended(tmp_path: Path) -> None:
 def test_a_process_that_exits_is_reported_by_name(tmp_path: Path) -> None:
     with ProcessGroup(tmp_path) as processes:
         processes.start("brief", [sys.executable, "-c", ""], dict(os.environ))
-        limit = time.monotonic() + 120
+        limit = time.monotonic() + 300
         while processes.find_exited() != "brief":
             assert time.monotonic() < limit
             time.sleep(0.05)
