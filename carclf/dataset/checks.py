@@ -1,6 +1,7 @@
 """Checks of a dataset as a whole. One message with all errors stops the run."""
 
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import PurePosixPath
 
 import pandas as pd
@@ -28,19 +29,28 @@ _DOWNLOAD_AGAIN = "If the data were downloaded, a new run with --set force=true 
 def file_findings(layout: Layout) -> Iterator[Finding]:
     """Yield the findings of the layout, and the files that are not used."""
     yield from layout.findings
+    images = []
     for name in sorted(set(layout.ignored) - {finding.path for finding in layout.findings}):
         suffix = PurePosixPath(name).suffix.lower()
         if suffix in UNSUPPORTED_SUFFIXES:
             yield Finding("ignored_data", name, "Archives of this type are not read: its content is ignored.")
         elif suffix in IMAGE_SUFFIXES:
-            yield Finding("ignored_data", name, "The image is ignored: it has no label and is not a test image.")
+            images.append(name)
         else:
             yield Finding("ignored_file", name, "The file is ignored: it is neither an image nor a used table.")
+    for folder, names in groupby(images, lambda name: name.rpartition("/")[0]):
+        paths = list(names)
+        yield Finding("ignored_data", paths[0], (
+            f"{format_count(len(paths), 'image of', 'images of')} {folder or 'the top folder'} without a label that "
+            "the test set does not have: ignored."))
 
 
 def check_layout(layout: Layout, config: Validation) -> list[Finding]:
-    """Return what is known to be wrong before the images are read: problems of files, test and validation images."""
-    findings = [*file_findings(layout), *_check_test_images(layout.images, CheckContext(layout, config))]
+    """Return what is known to be wrong before the images are read: problems of files, classes and subsets."""
+    context = CheckContext(layout, config)
+    distinct = layout.images.assign(problem="", cluster=range(len(layout.images)))
+    sizes = [finding for finding in _check_class_sizes(distinct, context) if finding.severity == "error"]
+    findings = [*file_findings(layout), *sizes, *_check_test_images(layout.images, context)]
     given = set(layout.images.loc[layout.images["source"] == "val", "label"])
     if given and (problem := describe_missing_classes(layout.class_names, given)):
         findings.append(Finding("empty_class", "", problem))

@@ -128,7 +128,7 @@ def _find_unlabeled(source: _Source, labels: Labels, config: Config) -> tuple[di
 def _name_classes(source: _Source, labels: Labels, config: Config) -> tuple[dict[str, str], Detection]:
     # A table whose ids are the labels names the classes, also if images are called 0.jpg and 1.jpg.
     classes = set(labels.values) - {""}
-    used = {joined.table.path for joined in labels.joined if set(joined.match.rows) != classes}
+    used = {joined.table.path for joined in labels.joined if {*joined.match.rows, *joined.match.ambiguous} != classes}
     tables = [table for table in source.tables if table.path not in used and not is_sample(table.path)]
     known = labels.names or source.coco.categories
     maps = [("the class folders" if labels.names else "COCO JSON", known), *read_maps(source.json, tables)]
@@ -162,15 +162,12 @@ def _find_problems(source: _Source, images: pd.DataFrame) -> list[Finding]:
                 for folder in source.files.duplicates]
     findings += [Finding("ignored_data", path, f"The path is ignored: {reason}.")
                  for path, reason in source.files.ignored.items() if reason]
-    used = set(images["path"])
     roots = set(training_images(source.images)["root"])
     for folder in source.files.empty:
         path = source.files.collapsed[folder]
         if path.rpartition("/")[0] in roots:
             findings.append(Finding("empty_class_folder", folder, (
-                f"The folder is empty: class '{path.rpartition('/')[2]}' has no images, and no model can predict it.")))
-    findings += [Finding("ignored_data", path, "The image is ignored: it has no label and is not in the test set.")
-                 for path in source.images["path"] if path not in used]
+                f"The folder has no images that can be read: no model can predict class '{path.rpartition('/')[2]}'.")))
     misplaced = images.loc[(images["source"] == "extra") & (images["label"] == ""), "path"]
     if len(misplaced):
         findings.append(Finding("unknown_class", misplaced.iloc[0], (

@@ -122,11 +122,12 @@ def _have_same_size(root: Path, path: str, twin: str) -> bool:
 
 
 def _empty_class_folders(names: Mapping[str, Collection[str]], images: Collection[str]) -> list[str]:
-    """Return the empty folders next to folders with images."""
+    """Return the folders without images next to folders with images: empty ones, and those with unknown files."""
     parents = {_parent(folder) for folder in images if folder}
     non_empty = {_parent(folder) for folder in names if folder}
     return sorted(folder for folder, files in names.items()
-                  if folder and not files and folder not in non_empty and _parent(folder) in parents)
+                  if folder not in images and all(map(_may_be_image, files)) and folder not in non_empty
+                  and folder and _parent(folder) in parents)
 
 
 def _collapse(folders: Iterable[str], images: Collection[str]) -> dict[str, str]:

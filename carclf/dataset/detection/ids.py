@@ -3,7 +3,7 @@
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product, takewhile
 
@@ -71,12 +71,15 @@ class ImageNames:
     def match(self, ids: Sequence[str], form: str = "auto") -> Match:
         """Return the images of distinct ids in the first form in which each has one, or else in the best form.
 
-        Paths are compared as they are, without the first folders that all of them have, and without their folders.
+        Paths are compared as they are, without the first folders that all of them have, and without their folders; at
+        last without their extensions, as if the images had been converted.
         """
         paths = {image_id: normalized(image_id) for image_id in ids}
         variants = [paths, *_without_common_folders(paths)]
         if form in ("auto", "name") and any("/" in path for path in paths.values()):
             variants.append({image_id: path.rpartition("/")[2] for image_id, path in paths.items()})
+        if form == "auto" and any(image_stem(path) != path for path in paths.values()):
+            variants += [{image_id: image_stem(path) for image_id, path in variant.items()} for variant in variants]
         best = Match(form, {}, tuple(ids))
         for paths, candidate in product(variants, ("name", "stem", "number", "suffix") if form == "auto" else (form,)):
             match = self._match(paths, candidate)
@@ -175,11 +178,12 @@ def _look_up(paths: dict[str, str], lookup: _Lookup, kind: str) -> dict[str, str
 
 @dataclass(frozen=True)
 class Joined:
-    """A table whose ``id_column`` names images."""
+    """A table whose ``id_column`` names images; another column, ``rival``, may name other images as well as it."""
 
     table: Table
     id_column: str
     match: Match
+    rival: str = ""
 
     @property
     def path(self) -> str:
@@ -211,20 +215,41 @@ def describe_unmatched(table: Table, images: pd.DataFrame, config: Data) -> str:
     matches = {column: names.match(sorted(table.rows[column].unique()), config.id_form) for column in columns}
     column = max(matches, key=lambda column: matches[column].num_images)
     match = matches[column]
+    settings = {"data.id_column": config.id_column, "data.id_form": config.id_form.replace("auto", "")}
+    reason = "".join(f", {name} is {value!r}" for name, value in settings.items() if value)
     if not match.rows or not match.missing:
         return (f"{table.path} has no column with ids of the images (first {table.row_noun}: "
-                f"{', '.join(table.rows.iloc[0])[:100]!r}; first image: {images['path'].iloc[0]!r}).")
+                f"{', '.join(table.rows.iloc[0])[:100]!r}; first image: {images['path'].iloc[0]!r}{reason}).")
     return (f"{table.path}: only {len(match.rows)} of {format_count(len(match.rows) + len(match.missing), 'id')} in "
-            f"{column} name images (not {', '.join(map(repr, match.missing[:3]))}, compared by {match.form}).")
+            f"{column} name images (not {', '.join(map(repr, match.missing[:3]))}, compared by {match.form}{reason}).")
 
 
 def join(table: Table, names: ImageNames, config: Data) -> Joined | None:
-    """Return the table with its column of ids, the one that names the most images; None if no column names images.
+    """Return the table with its column of ids; None if no column names images.
 
-    A column needs an image for half of its ids, which must not repeat often. Raises ConfigError if
-    ``data.id_column`` is none of the columns.
+    A column needs an image for half of its ids, which must not repeat often. File names are preferred to other text,
+    and that to whole numbers, which may be the numbers of rows; then the column that names the most images. Raises
+    ConfigError if ``data.id_column`` is none of the columns.
     """
-    best: Joined | None = None
+    candidates = _candidates(table, names, config)
+    if not candidates:
+        return None
+    ranks = [(_rank(candidate), candidate.match.num_images) for candidate in candidates]
+    best, *others = [candidate for candidate, rank in zip(candidates, ranks, strict=True) if rank == max(ranks)]
+    images = table.rows[best.id_column].map(best.match.rows)
+    rivals = [other.id_column for other in others
+              if not images.equals(table.rows[other.id_column].map(other.match.rows))]
+    return replace(best, rival=rivals[0]) if rivals else best
+
+
+def _rank(candidate: Joined) -> int:
+    if candidate.match.form.endswith("name"):
+        return 2
+    return int(not all(map(str.isdecimal, candidate.match.rows)))
+
+
+def _candidates(table: Table, names: ImageNames, config: Data) -> list[Joined]:
+    candidates = []
     setting = config.id_column
     for column in [table.column(setting, "data.id_column")] if setting else table.rows.columns:
         values = table.rows[column]
@@ -235,7 +260,6 @@ def join(table: Table, names: ImageNames, config: Data) -> Joined | None:
         match = names.match(ids, config.id_form)
         # a class such as 1 may be the name of an image, too
         is_id = len(ids) >= MIN_FRACTION * len(values) or match.form.endswith("name")
-        if is_id and len(match.rows) + len(match.ambiguous) >= MIN_FRACTION * len(ids) and (
-                best is None or match.num_images > best.match.num_images):
-            best = Joined(table, column, match)
-    return best
+        if is_id and len(match.rows) + len(match.ambiguous) >= MIN_FRACTION * len(ids):
+            candidates.append(Joined(table, column, match))
+    return candidates

@@ -10,14 +10,14 @@ from carclf.config.settings import Data
 from carclf.dataset.detection.groups import is_group_column
 from carclf.dataset.detection.ids import ImageNames, Joined, describe_unmatched, first_of_each, join
 from carclf.dataset.detection.result import class_key, class_name
-from carclf.dataset.detection.subsets import SOURCES, role_of
+from carclf.dataset.detection.subsets import SOURCES, read_roles
 from carclf.dataset.detection.tables import LABEL_SEPARATOR, Table
 from carclf.errors import ConfigError, DataError
 from carclf.formatting import format_count, format_list
 
 # Columns with these names are preferred to others with as good values.
 _LABEL_NAMES = {"label", "labels", "class", "classes", "classname", "category", "categoryid", "target"}
-_ONE_HOT = {"0", "1", "0.0", "1.0"}
+_ONE_HOT = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "False": 0, "True": 1, "false": 0, "true": 1, "FALSE": 0, "TRUE": 1}
 _NAME_OF_LABELS = re.compile("label|class|categor|attribute|tag|target")
 _NUM_CHECKED = 1000  # values with several words
 
@@ -48,13 +48,18 @@ class TableLabels:
 
     @property
     def sources(self) -> "pd.Series[str] | None":
-        """The sources of the images in the column of subsets, with values such as train and test, if there is one."""
+        """The sources of the images in the column of subsets, with values such as train and test, if there is one.
+
+        Raises ConfigError if it has another value.
+        """
         rows = self.joined.table.rows
         for column in rows.columns.difference([self.joined.id_column, self.column], sort=False):
-            if not role_of(rows[column].iloc[0]):
-                continue
-            roles = {value: role_of(value) for value in rows[column].str.strip().unique()}
-            if all(roles.values()):
+            roles = read_roles(column, rows[column].str.strip().unique())
+            if unknown := sorted(value for value, role in roles.items() if not role):
+                raise ConfigError(f"{self.joined.path}: the column {column} has the value {unknown[0]!r}, which is no "
+                                  "subset. Expected train, val or test in each row. Correct the rows, or remove the "
+                                  "column.")
+            if roles:
                 return self.joined.first_values(column).map(roles).map(SOURCES)
         return None
 
@@ -97,11 +102,14 @@ def read_labels(joined: Joined, targets: Sequence[str], config: Data) -> TableLa
 
     Raises AmbiguousColumnError if several columns fit, DataError if images have several labels.
     """
+    if joined.rival:
+        raise AmbiguousColumnError(f"{joined.path}: {joined.id_column} and {joined.rival} name different images. Set "
+                                   "data.id_column to the one whose images have the labels.")
     columns = [column for column in joined.table.rows.columns if column != joined.id_column]
     if one_hot := [] if config.label_column else _one_hot_columns(joined.table.rows, columns, targets):
         values = _read_one_hot(joined, one_hot)
         rank = 2 if set(one_hot) <= set(targets) else 1
-        has_images = joined.table.rows[one_hot].astype(float).max() == 1
+        has_images = _as_numbers(joined.table.rows[one_hot]).max() == 1
         classes, empty = (frozenset(has_images.index[has_images]), tuple(has_images.index[~has_images]))
         return TableLabels(joined, format_count(len(one_hot), "one-hot column"), values, rank, classes, empty)
     column, rank = _choose_column(joined.table, columns, targets, config.label_column)
@@ -121,9 +129,10 @@ def _one_hot_columns(rows: pd.DataFrame, columns: Sequence[str], targets: Sequen
     """
     if len(targets) > 1 and set(targets) <= set(columns):
         return list(targets)
-    binary = [column for column in columns if set(rows[column]) <= _ONE_HOT]
+    binary = [column for column in columns if set(rows[column]) <= _ONE_HOT.keys()
+              and not read_roles(column, set(rows[column]))]
     if not _is_one_hot(rows[binary]):
-        varied = [column for column in binary if not (rows[column].astype(float) == 1).all()]
+        varied = [column for column in binary if not (rows[column].map(_ONE_HOT) == 1).all()]
         binary = varied if len(varied) > 1 and _is_one_hot(rows[varied]) else binary
     has_others = any(column not in binary and not is_group_column(column) for column in columns)
     is_one_hot = _is_one_hot(rows[binary]) or not (has_others or targets)
@@ -131,7 +140,11 @@ def _one_hot_columns(rows: pd.DataFrame, columns: Sequence[str], targets: Sequen
 
 
 def _is_one_hot(rows: pd.DataFrame) -> bool:
-    return bool(rows.isin(_ONE_HOT).all(axis=None) and (rows.astype(float).sum(axis=1) == 1).all())
+    return bool(rows.isin(_ONE_HOT.keys()).all(axis=None) and (_as_numbers(rows).sum(axis=1) == 1).all())
+
+
+def _as_numbers(rows: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame({column: rows[column].map(_ONE_HOT) for column in rows.columns})
 
 
 def _read_one_hot(joined: Joined, columns: Sequence[str]) -> "pd.Series[str]":
@@ -140,7 +153,7 @@ def _read_one_hot(joined: Joined, columns: Sequence[str]) -> "pd.Series[str]":
         raise DataError(f"{joined.path}: the columns {format_list(columns)} do not have exactly one 1 per row. "
                         "Images with several labels are not supported. If another column has the class, set "
                         "data.label_column.")
-    return rows.astype(float).idxmax(axis=1).astype("object")
+    return _as_numbers(rows).idxmax(axis=1).astype("object")
 
 
 def _choose_column(table: Table, columns: Sequence[str], targets: Sequence[str], setting: str) -> tuple[str, int]:
@@ -168,7 +181,7 @@ def _may_be_label(values: "pd.Series[str]", column: str) -> bool:
         return True  # to be rejected
     if not is_repeated or is_group_column(column):
         return False
-    return not all(re.fullmatch(r"-?[0-9]*\.[0-9]+", value) for value in distinct) and not all(map(role_of, distinct))
+    return not all(re.fullmatch(r"-?[0-9]*\.[0-9]+", value) for value in distinct) and not read_roles(column, distinct)
 
 
 def _lists(distinct: set[str], column: str) -> list[str]:

@@ -148,12 +148,22 @@ def _sources(images: pd.DataFrame, labels: "pd.Series[str]") -> "pd.Series[str]"
     return sources
 
 
+def _may_have_labels(tables: Sequence[Table], num_classes: int) -> bool:
+    """Return True if a table is not about test images, and has more rows than a table of the classes."""
+    return any(table.role in ("", "train", "val") and len(table.rows) > num_classes for table in tables)
+
+
 def _from_prefixes(evidence: Evidence, joined: Sequence[Joined]) -> Labels:
     setting = evidence.config.label_source
     prefixes = read_prefixes(evidence.images) if setting in ("auto", "file_names") else None
+    allows_tables = setting not in ("folders", "file_names")
+    tables = evidence.tables if allows_tables else []
+    reasons = describe_unlabeled(tables, joined, evidence.images, evidence.config)
+    text = "".join(f" {reason}" for reason in [*evidence.errors.values(), *reasons][:MAX_REASONS])
+    if prefixes is not None and setting == "auto" and _may_have_labels(tables, prefixes.nunique()):
+        raise ConfigError(f"The labels may be in a table, or be prefixes of names, such as {prefixes.min()}.{text} "
+                          "Correct the table, or set data.label_source to file_names.")
     if prefixes is None:
-        reasons = describe_unlabeled(evidence.tables, joined, evidence.images, evidence.config)
-        text = "".join(f" {reason}" for reason in [*evidence.errors.values(), *reasons][:MAX_REASONS])
         problem = describe_no_labels(evidence.images, evidence.others, text)
         raise DataError(problem) if setting == "auto" else ConfigError(f"data.label_source is {setting}. {problem}")
     num_prefixes = format_count(prefixes.nunique(), "prefix", "prefixes")
@@ -187,9 +197,11 @@ def _from_tables(evidence: Evidence, tables: Sequence[TableLabels]) -> Labels:
 
 def _require_distinct_images(table: TableLabels, advice: str) -> None:
     if ambiguous := sorted(table.joined.match.ambiguous):
+        form = table.joined.match.form
+        id_form = "" if form.endswith("name") else " or data.id_form, such as {id}.jpg"
         raise ConfigError(f"{table.joined.path}: {format_count(len(ambiguous), 'id has', 'ids have')} several images "
-                          f"(such as {ambiguous[0]!r}, by {table.joined.match.form}). Write the ids as paths in the "
-                          f"source, or set data.train_folder or data.id_form, such as {{id}}.jpg{advice}.")
+                          f"(such as {ambiguous[0]!r}, by {form}). Write the ids as paths in the source, or set "
+                          f"data.train_folder{id_form}{advice}.")
 
 
 def _require_usable(tables: Sequence[TableLabels], config: Data, folders: set[str]) -> None:

@@ -45,7 +45,7 @@ def replace(text: str, *pairs: tuple[str, str]) -> str:
     [
         (TRAIN, []),
         (replace(TRAIN, ("00.jpg,0", "00.jpg,1")), ["label_mismatch"]),
-        (replace(TRAIN, ("0.jpg", "0.png")), ["unmatched_label_table", "unmatched_label_table"]),
+        (replace(TRAIN, ("0.jpg", "0.png")), []),
         (replace(TRAIN, (".jpg", "-x.jpg"), ("Id", "Name")), ["unmatched_label_table"]),
         (replace(TRAIN, ("jpg,1", "jpg,5")), ["label_mismatch"] * 4 + ["unknown_class", "empty_class"]),
         (TRAIN + "9.jpg\n", ["invalid_label_table"]),
@@ -196,6 +196,81 @@ def test_one_hot_columns_with_the_same_value_in_each_row_are_no_classes(layout_o
     layout = layout_of([f"images/{n}.jpg" for n in range(8)], {"labels.csv": table})
     assert layout.class_names == ("suv", "van")
     assert kinds(layout) == ["empty_class_column"] and "'hatch'" in layout.findings[0].message
+
+
+def labels_of(layout: Layout) -> dict[str, str]:
+    return {path.rpartition("/")[2].partition(".")[0]: label
+            for path, label in zip(layout.images["path"], layout.images["label"], strict=True)}
+
+
+@pytest.mark.parametrize("header", [",file,kind", "number,file,kind"])
+def test_a_file_name_is_preferred_to_the_number_of_a_row(layout_of: Any, header: str) -> None:
+    rows = [f"{number},{7 - number}.jpg,{['van', 'suv'][number % 2]}" for number in range(8)]
+    layout = layout_of([f"images/{n}.jpg" for n in range(8)], {"labels.csv": "\n".join([header, *rows]) + "\n"})
+    assert labels_of(layout)["7"] == "van" and labels_of(layout)["0"] == "suv"
+
+
+def test_two_columns_that_name_different_images_need_a_setting(layout_of: Any) -> None:
+    images = [f"{folder}/{folder[0]}{n}.jpg" for folder in ("images", "masks") for n in range(4)]
+    table = "mask,image,kind\n" + "".join(f"m{n}.jpg,i{n}.jpg,{['van', 'suv'][n % 2]}\n" for n in range(4))
+    with pytest.raises(ConfigError, match=r"data\.id_column"):
+        layout_of(images, {"labels.csv": table}, label_source="table")
+    assert set(labels_of(layout_of(images, {"labels.csv": table}, label_source="table", id_column="image"))) == {
+        "i0", "i1", "i2", "i3"}
+
+
+@pytest.mark.parametrize(("header", "values", "expected"), [
+    ("split", ["train", "test", "val", "extra"], None),
+    ("split", ["train", "test", "val", ""], None),
+    ("split", ["train", "eval", "train", "eval"], None),
+    ("is_valid", ["True", "False", "False", "True"], {"val": 4, "train": 4}),
+    ("is_test", ["1", "0", "0", "1"], {"holdout": 4, "train": 4}),
+    ("weather", ["train", "rain", "sun", "rain"], {"train": 8}),
+])
+def test_a_column_of_subsets_is_used_or_rejected(
+    layout_of: Any, header: str, values: list[str], expected: dict[str, int] | None
+) -> None:
+    rows = [f"{n}.jpg,{['van', 'suv'][n % 2]},{values[n % 4]}" for n in range(8)]
+    table = "\n".join([f"file,label,{header}", *rows]) + "\n"
+    images = [f"images/{n}.jpg" for n in range(8)]
+    if expected is None:
+        with pytest.raises(ConfigError, match="split has the value"):
+            layout_of(images, {"labels.csv": table})
+    else:
+        assert layout_of(images, {"labels.csv": table}).images["source"].value_counts().to_dict() == expected
+
+
+@pytest.mark.parametrize("true", ["True", "true", "TRUE", "1", "1.0"])
+def test_one_hot_columns_may_be_boolean(layout_of: Any, true: str) -> None:
+    false = {"True": "False", "true": "false", "TRUE": "FALSE", "1": "0", "1.0": "0.0"}[true]
+    rows = [f"{n}.jpg,{','.join([true, false][n % 2 ^ column] for column in range(2))}" for n in range(8)]
+    layout = layout_of([f"images/{n}.jpg" for n in range(8)], {"labels.csv": "file,van,suv\n" + "\n".join(rows) + "\n"})
+    assert layout.class_names == ("suv", "van") and labels_of(layout)["0"] == "van"
+
+
+def test_ids_with_the_extension_of_the_original_images_name_converted_ones(layout_of: Any) -> None:
+    table = "file,kind\n" + "".join(f"IMG_{n}.jpg,{['van', 'suv'][n % 2]}\n" for n in range(8))
+    layout = layout_of([f"images/IMG_{n}.png" for n in range(8)], {"labels.csv": table})
+    assert layout.class_names == ("suv", "van") and len(layout.images) == 8
+
+
+def test_prefixes_of_names_next_to_an_unusable_table_need_a_setting(layout_of: Any) -> None:
+    images = [f"images/{camera}_{n}_a.jpg" for camera in ("IMG", "DSC") for n in range(4)]
+    table = "file,kind\n" + "".join(f"other{n}.jpg,{['van', 'suv'][n % 2]}\n" for n in range(8))
+    with pytest.raises(ConfigError, match=r"data\.label_source"):
+        layout_of(images, {"labels.csv": table})
+    assert layout_of(images, {"labels.csv": table}, label_source="file_names").class_names == ("DSC", "IMG")
+
+
+def test_a_table_of_class_names_is_used_although_each_class_has_an_image_of_that_name(layout_of: Any) -> None:
+    images = [f"{label}/{n}.jpg" for label in range(2) for n in range(4)]
+    assert layout_of(images, {"classes.csv": "id,name\n0,van\n1,suv\n"}).class_names == ("suv", "van")
+
+
+def test_a_class_folder_without_a_readable_image_is_reported(layout_of: Any) -> None:
+    images = [f"{name}/{n}.jpg" for name in ("van", "suv") for n in range(4)]
+    layout = layout_of(images, {"cow/0.cr2": b"x", "cow/1.cr2": b"y", "notes/readme.txt": "x"})
+    assert [(finding.kind, finding.path) for finding in layout.findings] == [("empty_class_folder", "cow")]
 
 
 def test_an_image_in_no_class_folder_and_an_empty_class_are_reported(layout_of: Any, tmp_path: Path) -> None:
