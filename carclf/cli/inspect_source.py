@@ -47,8 +47,7 @@ def inspect(
     config = load_settings(recipe, [*set_, f"data.source={source}"])
     layout = _detect(config, store_url)
     layout = replace(layout, findings=tuple(check_layout(layout, config.validation)))
-    min_images = config.validation.min_images_per_class
-    print(json.dumps(_to_json(source, layout), indent=1) if as_json else _to_text(source, layout, min_images))
+    print(json.dumps(_to_json(source, layout), indent=1) if as_json else _to_text(source, layout))
     if any(finding.severity == "error" for finding in layout.findings):
         raise typer.Exit(DataError.exit_status)
 
@@ -91,7 +90,7 @@ def _describe(finding: Finding) -> str:
     return finding.message if finding.path in finding.message else f"{finding.path}: {finding.message}"
 
 
-def _to_text(source: str, layout: "Layout", min_images: int) -> str:
+def _to_text(source: str, layout: "Layout") -> str:
     content = _to_json(source, layout)
     sizes: dict[str, int] = content["num_images_by_class"]
     lines = [f"{'source':<12}{source}"]
@@ -102,11 +101,6 @@ def _to_text(source: str, layout: "Layout", min_images: int) -> str:
     lines += [f"{finding.severity:<12}{_describe(finding)}" for finding in findings[:MAX_FINDINGS]]
     if (num_more := len(findings) - MAX_FINDINGS) > 0:
         lines.append(f"{'':<12}{format_count(num_more, 'more finding')}, which --json lists")
-    if small := {name: size for name, size in sizes.items() if size < min_images}:
-        name = min(small, key=lambda label: small[label])
-        lines.append(f"{'warning':<12}fewer images than validation.min_images_per_class = {min_images} in "
-                     f"{len(small)} of {format_count(len(sizes), 'class', 'classes')}, such as {name} with "
-                     f"{small[name]}")
     if layout.ignored:
         lines.append(f"{'ignored':<12}{format_count(len(layout.ignored), 'file')} (first: {layout.ignored[0]})")
     return "\n".join(map(printable, lines))

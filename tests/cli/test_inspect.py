@@ -22,6 +22,7 @@ from carclf.errors import ConfigError, DataError
 from carclf.services.storage import init_store
 
 NAMES = ["Lada Priora", "Красная\x1b[2J"]
+SMALL_CLASSES = ["--set", "validation.min_images_per_class=2"]
 PHOTOS = [f"photos/{name}/{number}.jpg" for name in NAMES for number in range(3)]
 
 
@@ -43,7 +44,7 @@ def connected(server: DemoServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 
 def inspect(*arguments: str) -> str:
-    result = CliRunner().invoke(app, ["inspect", *arguments], catch_exceptions=False)
+    result = CliRunner().invoke(app, ["inspect", *SMALL_CLASSES, *arguments], catch_exceptions=False)
     assert result.exit_code == 0
     return result.stdout
 
@@ -55,11 +56,12 @@ def run(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_folder_is_printed_once_with_the_errors_of_a_run(tmp_path: Path) -> None:
-    process = run(str(write_files(tmp_path / "source", [*PHOTOS[:3], "photos/Красная/3.jpg"], {})), home=tmp_path)
+    photos = write_files(tmp_path / "source", [*PHOTOS[:3], "photos/Красная/3.jpg", "photos/Красная/4.jpg"], {})
+    process = run(str(photos), *SMALL_CLASSES, home=tmp_path)
     assert (process.returncode, process.stderr) == (0, "")
     lines = dict(line.split(maxsplit=1) for line in process.stdout.replace("class names", "class_names").splitlines())
-    assert lines["class_names"] == "Lada Priora (3), Красная (1)"
-    assert lines["labels"].startswith("folders") and lines["images"] == "4 train"
+    assert lines["class_names"] == "Lada Priora (3), Красная (2)"
+    assert lines["labels"].startswith("folders") and lines["images"] == "5 train"
     process = run(str(write_files(tmp_path / "source", PHOTOS, {})), home=tmp_path)
     assert (process.returncode, process.stdout) == (65, "") and "data.source" in process.stderr
 
@@ -121,10 +123,21 @@ def test_data_that_would_stop_a_run_exit_with_65(tmp_path: Path) -> None:
     images = [f"train/{name}/{number}.jpg" for name in ("1", "01") for number in range(3)]
     sample = {"sample_submission.csv": "id,label\na,1\nzz,1\n"}
     folder = write_files(tmp_path / "source", [*images, "val/1/9.jpg", "test/a.jpg"], sample)
-    process = run(str(folder), "--set", "submit.kind=label", "--json", home=tmp_path)
+    process = run(str(folder), *SMALL_CLASSES, "--set", "submit.kind=label", "--json", home=tmp_path)
     assert process.returncode == 65
     assert [finding["kind"] for finding in json.loads(process.stdout)["findings"]] == [
         "ambiguous_class", "missing_test_image", "empty_class"]
+
+
+@pytest.mark.parametrize(("num_images", "kind"), [((30, 0), "too_few_classes"), ((30, 5), "too_few_images")])
+def test_too_few_classes_and_images_exit_with_65(tmp_path: Path, num_images: tuple[int, int], kind: str) -> None:
+    names = [name for name, num in zip(("van", "suv"), num_images, strict=True) for _ in range(num)]
+    table = "id,label\n" + "".join(f"{number}.jpg,{name}\n" for number, name in enumerate(names))
+    folder = write_files(tmp_path / "source", [f"photos/{number}.jpg" for number in range(len(names))],
+                         {"labels.csv": table})
+    process = run(str(folder), "--set", "data.label_column=label", "--json", home=tmp_path)
+    assert process.returncode == 65
+    assert [finding["kind"] for finding in json.loads(process.stdout)["findings"]] == [kind]
 
 
 def test_a_table_without_permission_exits_as_in_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -288,10 +288,10 @@ def test_a_missing_volume_is_named(store: Store, tmp_path: Path) -> None:
 
 
 def test_inspect_reads_volumes_in_a_folder_as_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = zip_bytes({f"train/{name}/{number}.jpg": bytes([number]) for name in ("cat", "dog") for number in range(4)})
+    data = zip_bytes({f"train/{name}/{number}.jpg": bytes([number]) for name in ("cat", "dog") for number in range(10)})
     write_files(tmp_path / "photos", {"train.zip.001": data[:200], "train.zip.002": data[200:]})
     inspect(str(tmp_path / "photos"), recipe="demo", as_json=True)
-    assert json.loads(capsys.readouterr().out)["num_images"] == {"train": 8}
+    assert json.loads(capsys.readouterr().out)["num_images"] == {"train": 20}
 
 
 def test_archives_in_a_folder_are_extracted(store: Store, tmp_path: Path) -> None:
