@@ -7,9 +7,10 @@ after its folder and its stage, and its key is the version.
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 from carclf.artifacts import Classifier
 from carclf.config.sources import parse_source
@@ -19,45 +20,51 @@ from carclf.stages.chain import STAGES
 
 log = logging.getLogger("airflow.task")
 
+P = ParamSpec("P")
 FACET = "carclf_result"
 NO_FACTS: Mapping[str, Any] = {}
 
 
+def _if_enabled(emit: Callable[P, None]) -> Callable[P, None]:
+    """Emit only if the provider has a receiver; log an error as a warning, since the task has done its work."""
+
+    @wraps(emit)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            from airflow.providers.openlineage.conf import is_disabled  # Airflow has imported it with its plugins
+        except ImportError:
+            return
+        if is_disabled():
+            return
+        try:
+            emit(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 (of any package: the task must not fail)
+            log.warning("lineage: no event: %s: %s", type(error).__name__, error)
+
+    return wrapper
+
+
+@_if_enabled
 def emit_stage(run: str, result: Mapping[str, Any]) -> None:
     """Emit the artifacts that a finished stage of a run has read, and its own with the run and the metrics."""
-    if not _is_enabled():
-        return
-    store = open_store(os.environ.get("CARCLF_STORE", "store"))
-    try:
-        inputs = _inputs(store, run, result["stage"])
-        url = f"{store.url}/{STAGES[result['stage']].artifact.folder}/{result['key']}"
-        facts = {"run": run, "url": url, "reused": result["reused"], "metrics": result["metrics"]}
-        _emit(inputs, _artifact(store, result["stage"], result["key"], facts))
-    except Exception as error:  # noqa: BLE001 (the stage has finished: its task must not fail)
-        log.warning("%s: no lineage: %s: %s", result["stage"], type(error).__name__, error)
+    store, stage, key = open_store(os.environ.get("CARCLF_STORE", "store")), result["stage"], result["key"]
+    url = f"{store.url}/{STAGES[stage].artifact.folder}/{key}"
+    facts = {"run": run, "url": url, "reused": result["reused"], "metrics": result["metrics"]}
+    _emit(_inputs(store, run, stage), _artifact(store, stage, key, facts))
 
 
+@_if_enabled
 def emit_champion(event: Mapping[str, Any]) -> None:
     """Emit the model of an event of the asset car_champion as the new version of the store's champion."""
-    if not _is_enabled():
-        return
     store, refit = open_store(event["store"]), event["refit"]
     model = _artifact(store, "refit", refit) if refit else _artifact(store, "fine_tune", event["model"])
     facts = {"run": event["run"], "url": event["model_url"], "metrics": dict(event)}
     _emit([model], _dataset(f"{store.url}/champion", "MODEL", refit or event["model"], facts))
 
 
-def _is_enabled() -> bool:
-    try:
-        from airflow.providers.openlineage.conf import is_disabled  # Airflow has imported it with its plugins
-    except ImportError:
-        return False
-    return not is_disabled()
-
-
 def _inputs(store: Store, run: str, stage: str) -> list[Any]:
     record = read_record(store, run)
-    assert record is not None  # the stage has just written its result to it
+    assert record is not None  # the stage has just written its result to the record
     if stage == "download":
         return [_source(record["config"]["data"]["source"])]
     keys = {name: finished["key"] for name, finished in record["stages"].items()}

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from recorded_runs import record_candidate
 from carclf.demo.rendering import render_competition
 from carclf.services.storage import open_store
 
-pytestmark = pytest.mark.integration
-pytest.importorskip("airflow.providers.openlineage")
+pytestmark = [  # importing Airflow's provider here would import Airflow, with the user's settings
+    pytest.mark.integration, pytest.mark.skipif(find_spec("openlineage") is None, reason="needs the extra openlineage")]
 
 DAG = """
     from airflow.sdk import dag
@@ -155,7 +156,7 @@ def test_sources_are_named_by_the_conventions(environment: dict[str, str], home:
 EMIT = """
     import json, sys
     from carclf_airflow.lineage import emit_stage
-    emit_stage("missing", {"stage": "split", "key": "k", "reused": False, "metrics": {}})
+    emit_stage("../invalid", {"stage": "split", "key": "k", "reused": False, "metrics": {}})
     print(json.dumps([name for name in sys.modules if name.startswith("openlineage")]))
 """
 
@@ -165,6 +166,6 @@ def test_without_a_receiver_openlineage_is_not_imported(environment: dict[str, s
 
 
 def test_an_error_is_a_warning(environment: dict[str, str]) -> None:
-    """Here, the record of the run is missing. The stage has finished, so its task must not fail."""
+    """The stage has finished, so its task must not fail."""
     done = run_python(EMIT, environment | {"OPENLINEAGE_URL": "http://127.0.0.1:9"})
-    assert "split: no lineage: AssertionError" in done.stdout + done.stderr
+    assert "lineage: no event: ConfigError: Invalid run id" in done.stdout + done.stderr
