@@ -71,8 +71,8 @@ lock: .venv/bin/uv ## compile pyproject.toml into requirements/*.txt, pinned wit
 	cd requirements && COMPILE="$(abspath $(BIN))/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
 	  --no-header --no-annotate" && PROJECT="$$COMPILE ../pyproject.toml --group ../pyproject.toml:build" && \
 	  $$PROJECT --extra training --extra airflow -o local.txt && \
-	  $$PROJECT --extra training --extra airflow --extra cluster --extra dev -c local.txt -o dev.txt && \
-	  $$PROJECT --extra airflow --extra cluster -c dev.txt -o airflow.txt && \
+	  $$PROJECT --extra training --extra airflow --extra cluster --extra openlineage --extra dev -c local.txt -o dev.txt && \
+	  $$PROJECT --extra airflow --extra cluster --extra openlineage -c dev.txt -o airflow.txt && \
 	  $$PROJECT --extra training --extra airflow --extra cluster --extra gpu -c dev.txt -o gpu.txt && \
 	  $$PROJECT --extra training --extra airflow --extra cluster --extra gpu-jax -c dev.txt -o gpu-jax.txt && \
 	  $$COMPILE --group ../pyproject.toml:uv -o uv.txt

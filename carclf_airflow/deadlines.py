@@ -1,4 +1,4 @@
-"""Report a run of car_retrain without a decision at a given age (CARCLF_DEADLINE_HOURS).
+"""Report late decisions: of a run of car_retrain (CARCLF_DEADLINE_HOURS), of a person (CARCLF_APPROVAL_REMINDER_HOURS).
 
 The scheduler detects a missed deadline; the callback runs in the triggerer, so that it does not wait for a worker's
 slot, which the late run may occupy.
@@ -6,8 +6,9 @@ slot, which the late run may occupy.
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
+from math import inf
 from typing import Any
 from urllib.parse import quote
 
@@ -16,8 +17,10 @@ from airflow.sdk.configuration import conf
 
 from carclf.errors import CarclfError
 from carclf.redaction import redact
+from carclf.runs.approvals import waiting_candidates
 from carclf.runs.record import Record, read_record, run_id_from_dag_run
 from carclf.services.storage import require_store
+from carclf_airflow.approval import TIMEOUT_HOURS
 from carclf_airflow.notifications import send_notice
 
 UNFINISHED = ("running", "waiting", "failed")  # states of an attempt
@@ -29,29 +32,62 @@ def decision_deadline() -> DeadlineAlert | None:
     Raises:
         ValueError: CARCLF_DEADLINE_HOURS is not a positive number.
     """
-    text = os.environ.get("CARCLF_DEADLINE_HOURS", "").strip()
+    return _deadline("CARCLF_DEADLINE_HOURS", report_missed_deadline, inf)
+
+
+def approval_reminder() -> DeadlineAlert | None:
+    """Return when a run of car_promote reminds of its questions: CARCLF_APPROVAL_REMINDER_HOURS after it was queued.
+
+    Return None if that or the URL is not set.
+
+    Raises:
+        ValueError: CARCLF_APPROVAL_REMINDER_HOURS is not a positive number, or the questions have expired by then.
+    """
+    return _deadline("CARCLF_APPROVAL_REMINDER_HOURS", remind_of_approval, TIMEOUT_HOURS)
+
+
+def _deadline(variable: str, callback: Callable[..., Any], limit: float) -> DeadlineAlert | None:
+    text = os.environ.get(variable, "").strip()
     if not text or not os.environ.get("CARCLF_NOTIFICATION_URL"):
         return None
     try:
         interval = timedelta(hours=float(text))
     except (ValueError, OverflowError):  # OverflowError: inf
         interval = timedelta()
-    if interval <= timedelta():
-        raise ValueError(f"Invalid CARCLF_DEADLINE_HOURS {text!r}: expected a positive number of hours.")
-    callback = AsyncCallback(report_missed_deadline, {"hours": float(text)})
-    return DeadlineAlert(DeadlineReference.DAGRUN_QUEUED_AT, interval, callback)
+    if not timedelta() < interval or float(text) >= limit:
+        less = "" if limit == inf else f", less than CARCLF_APPROVAL_TIMEOUT_HOURS ({limit:g})"
+        raise ValueError(f"Invalid {variable} {text!r}: expected a positive number of hours{less}.")
+    return DeadlineAlert(DeadlineReference.DAGRUN_QUEUED_AT, interval, AsyncCallback(callback, {"hours": float(text)}))
 
 
 async def report_missed_deadline(hours: float, context: Mapping[str, Any]) -> None:
     """Notify CARCLF_NOTIFICATION_URL of a late run, unless its model has been promoted or rejected: it then submits."""
     run = context["dag_run"]
-    reason = await asyncio.to_thread(describe_delay, run["dag_run_id"], hours)
-    if not reason:
-        return
-    dag_id, run_id = run["dag_id"], run["dag_run_id"]
-    url = f"{conf.get('api', 'base_url', fallback='').rstrip('/')}/dags/{dag_id}/runs/{quote(run_id)}"
-    await send_notice({"text": f"{dag_id} {run_id}: late: {reason} {url}", "dag_id": dag_id, "run_id": run_id,
-                       "state": run["state"], "outcome": "late", "reason": reason, "metrics": {}, "url": url})
+    if reason := await asyncio.to_thread(describe_delay, run["dag_run_id"], hours):
+        await _send(run, run["dag_run_id"], "late", reason)
+
+
+async def remind_of_approval(hours: float, context: Mapping[str, Any]) -> None:
+    """Notify CARCLF_NOTIFICATION_URL of each candidate that a run of car_promote still asks about."""
+    run = context["dag_run"]
+    reason = f"no response for {hours:g} hours; the question expires after {TIMEOUT_HOURS:g} hours"
+    for candidate in await asyncio.to_thread(asked_candidates, run["dag_run_id"]):
+        await _send(run, candidate, "waiting", reason)
+
+
+async def _send(run: Mapping[str, Any], run_id: str, outcome: str, reason: str) -> None:
+    dag_id = run["dag_id"]
+    url = f"{conf.get('api', 'base_url', fallback='').rstrip('/')}/dags/{dag_id}/runs/{quote(run['dag_run_id'])}"
+    await send_notice({"text": f"{dag_id} {run_id}: {outcome}: {reason} {url}", "dag_id": dag_id, "run_id": run_id,
+                       "state": run["state"], "outcome": outcome, "reason": reason, "metrics": {}, "url": url})
+
+
+def asked_candidates(dag_run_id: str) -> list[str]:
+    """Return the ids of the runs whose candidates wait, and about which this DAG run asks."""
+    store = require_store(os.environ.get("CARCLF_STORE", "store"))
+    records = [read_record(store, candidate["run"]) for candidate in waiting_candidates(store)]
+    return [record["run"] for record in records
+            if record and record["attempts"]["promote"].get("claimed_by") == dag_run_id]
 
 
 def describe_delay(dag_run_id: str, hours: float) -> str:

@@ -33,6 +33,7 @@ from carclf.redaction import redact
 from carclf.runs.record import STARTED_BY_VARIABLE, run_id_from_dag_run
 from carclf.temporary import temporary_folder
 from carclf_airflow.ids import ANNOUNCE_TASK
+from carclf_airflow.lineage import emit_stage
 from carclf_airflow.oom import count_oom_kills, explain_kill, find_cgroup, raise_oom_score, set_parent_death_signal
 
 log = logging.getLogger("airflow.task")
@@ -101,6 +102,8 @@ def run_stage(stage: str, context: Mapping[str, Any], *arguments: str, run: str 
     environment = child_environment(stage) | airflow_run_environment(context)
     ended = run_command(stage, ["--run", run_id, *arguments, *settings], environment)
     result = truncate_result(ended.result or {})
+    if result.get("key"):
+        emit_stage(run_id, result)
     if ended.status == EXIT_SKIP and not result["key"]:
         context["ti"].xcom_push(key="return_value", value=result)
         raise AirflowSkipException(f"{stage} is skipped, and the tasks after it: {result['skip_reason']}")

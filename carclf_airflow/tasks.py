@@ -14,6 +14,7 @@ from carclf_airflow.assets import CHAMPION, DATASET, SUBMISSION
 from carclf_airflow.deployment import poke_seconds
 from carclf_airflow.events import IDENTITY, champion_event, dataset_event, is_outdated, submission_event
 from carclf_airflow.ids import ANNOUNCE_TASK
+from carclf_airflow.lineage import emit_champion
 from carclf_airflow.pods import gpu_task_options
 from carclf_airflow.stage_process import child_environment, poke_stage, run_for_result, run_stage
 
@@ -83,6 +84,7 @@ def announce_champion_task() -> Any:
             raise AirflowSkipException("The champion has not changed since the asset's last event")
         context["outlet_events"][CHAMPION].extra = event
         context["asset_state_store"][CHAMPION].set(LAST, {name: event[name] for name in IDENTITY})
+        emit_champion(event)
         return event
 
     return announce_champion()

@@ -21,6 +21,7 @@ from airflow.sdk import chain, dag, task_group
 
 from carclf_airflow.approval import act_on_response, ask, waiting_candidates
 from carclf_airflow.assets import CANDIDATE, SUBMISSION
+from carclf_airflow.deadlines import approval_reminder
 from carclf_airflow.deployment import asset_or_time, task_defaults
 from carclf_airflow.ids import CANDIDATE_GROUP, PROMOTE_DAG
 from carclf_airflow.notifications import notification_callbacks
@@ -32,7 +33,7 @@ MAX_WAITING = 100  # DAG runs; each may have several candidates
 @dag(
     dag_id=PROMOTE_DAG, catchup=False, max_active_runs=MAX_WAITING, is_paused_upon_creation=False, doc_md=__doc__,
     schedule=asset_or_time(CANDIDATE, "@hourly"), tags=["carclf"],
-    default_args=task_defaults(), **notification_callbacks(PROMOTE_DAG),
+    default_args=task_defaults(), deadline=approval_reminder(), **notification_callbacks(PROMOTE_DAG),
 )
 def car_promote():
     """Add the tasks in order."""

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 from airflow_process import airflow_environment, run_python
+from gate_candidates import build_candidate
 from notification_receivers import mail_receiver, webhook_receiver
-from recorded_runs import record_attempt
+from recorded_runs import record_attempt, record_candidate
 
 from carclf.config import load_config
+from carclf.runs.approvals import Claimant, end_request, waiting_candidates
 from carclf.runs.record import run_id_from_dag_run
 from carclf.runs.run import Result, Run
 from carclf.services.storage import open_store
@@ -21,12 +23,12 @@ pytestmark = pytest.mark.integration
 
 RUN_ID = "manual__2026-01-01T00:00:00+00:00"
 CODE = """
-    import asyncio, json, sys
+    import asyncio, importlib, sys
     from airflow.triggers.callback import CallbackTrigger
-    import car_retrain
 
-    (deadline,) = car_retrain.car_retrain().deadline
-    run = {"dag_id": "car_retrain", "dag_run_id": sys.argv[1], "state": "running"}
+    run_id, dag_id = sys.argv[1:]
+    (deadline,) = getattr(importlib.import_module(dag_id), dag_id)().deadline
+    run = {"dag_id": dag_id, "dag_run_id": run_id, "state": "running"}
 
     async def report():
         context = {"dag_run": run, "deadline": {"id": "1", "deadline_time": "2026-01-02"}}
@@ -40,9 +42,9 @@ TEXT = ("car_retrain manual__2026-01-01T00:00:00+00:00: late: no decision 1.5 ho
         "http://host/airflow/dags/car_retrain/runs/manual__2026-01-01T00%3A00%3A00%2B00%3A00")
 
 
-def report(environment: dict[str, str]) -> str:
+def report(environment: dict[str, str], dag_id: str = "car_retrain") -> str:
     """Run the callback as the triggerer does; return the interval and the states of the callback."""
-    return run_python(CODE, environment, RUN_ID).stdout.splitlines()[-1]
+    return run_python(CODE, environment, RUN_ID, dag_id).stdout.splitlines()[-1]
 
 
 def start_run(environment: dict[str, str]) -> Run:
@@ -80,17 +82,38 @@ def test_a_late_run_is_reported_by_mail_if_the_store_is_missing(tmp_path: Path) 
 def test_an_unreachable_receiver_fails_the_callback_without_its_url(tmp_path: Path) -> None:
     url = "http://127.0.0.1:9/secret"
     environment = airflow_environment(tmp_path, **SETTINGS, CARCLF_NOTIFICATION_URL=url)
-    done = run_python(CODE, environment, RUN_ID)
+    done = run_python(CODE, environment, RUN_ID, "car_retrain")
     assert done.stdout.splitlines()[-1] == "1:30:00 running failed"
     assert "secret" not in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("hours", ["0", "-1", "soon", "nan", "inf"])
-def test_invalid_hours_fail_the_import_of_the_dag(hours: str, tmp_path: Path) -> None:
-    environment = airflow_environment(tmp_path, CARCLF_DEADLINE_HOURS=hours, CARCLF_NOTIFICATION_URL="http://host")
-    code = "from carclf_airflow.deadlines import decision_deadline; decision_deadline()"
+def test_a_run_reminds_of_the_candidates_that_it_asks_about(tmp_path: Path) -> None:
+    with webhook_receiver() as webhook:
+        environment = airflow_environment(tmp_path, CARCLF_APPROVAL_REMINDER_HOURS="12",
+                                          CARCLF_NOTIFICATION_URL=webhook.url)
+        store = open_store(environment["CARCLF_STORE"])
+        for claimant, number in ((RUN_ID, 1), ("another", 2)):
+            run = record_candidate(store, f"run-{number}", build_candidate(store, f"model-{number}", range(number)),
+                                   **{"gate.approval": "required"})
+            assert run.run_stage("promote").waiting
+            assert waiting_candidates(store, Claimant(claimant, 25))
+        assert report(environment, "car_promote") == "12:00:00 running success"
+        end_request(Run.load("run-1", store), "declined", by="ada")
+        assert report(environment, "car_promote") == "12:00:00 running success"
+    (reminder,) = webhook.messages
+    assert (reminder["dag_id"], reminder["run_id"], reminder["outcome"]) == ("car_promote", "run-1", "waiting")
+    assert reminder["reason"] == "no response for 12 hours; the question expires after 24 hours"
+
+
+@pytest.mark.parametrize(("variable", "hours"), [
+    *(("CARCLF_DEADLINE_HOURS", hours) for hours in ("0", "-1", "soon", "nan", "inf")),
+    ("CARCLF_APPROVAL_REMINDER_HOURS", "24"),  # the question expires
+])
+def test_invalid_hours_fail_the_import_of_the_dag(variable: str, hours: str, tmp_path: Path) -> None:
+    environment = airflow_environment(tmp_path, CARCLF_NOTIFICATION_URL="http://host", **{variable: hours})
+    code = "from carclf_airflow.deadlines import *; decision_deadline(), approval_reminder()"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 1 and f"Invalid CARCLF_DEADLINE_HOURS '{hours}'" in done.stderr
+    assert done.returncode == 1 and f"Invalid {variable} '{hours}'" in done.stderr
 
 
 @pytest.mark.acceptance
