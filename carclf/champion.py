@@ -21,7 +21,7 @@ from carclf.champion_history import (
     responses_of_model,
 )
 from carclf.config import THRESHOLDS, load_policy
-from carclf.errors import ConfigError, DataError, ServiceError
+from carclf.errors import ConfigError, DataError, NotFoundError, ServiceError
 from carclf.metrics import METRICS, Metric
 from carclf.services.storage import Store, format_command, parse_object, update_object
 
@@ -216,7 +216,7 @@ def roll_back(store: Store, name: str = "", by: str = "") -> Event:
     """
     for _ in range(MAX_ATTEMPTS):
         if (state := read_state(store)) is None or (champion := state["champion"]) is None:
-            raise ConfigError(f"There is no champion in {store.url}.")
+            raise NotFoundError(f"There is no champion in {store.url}.")
         promotion = find_promotion(store, state, name) if name else _previous_promotion(state)
         if promotion["model"] == champion["model"]:
             raise ConfigError(f"{champion['model']} is already the champion.")
@@ -326,7 +326,7 @@ def find_promotion(store: Store, state: State, name: str) -> Event:
     champions = ", ".join(event["model"] for event in promotions(state)) or "none"
     if MODEL_KEY.fullmatch(name) and Model.find(store, name):
         raise ConfigError(f"The model {name} was never the champion. Champions so far: {champions}.")
-    raise ConfigError(f"No champion in {store.url} has the key or the run {name!r}. Champions so far: {champions}.")
+    raise NotFoundError(f"No champion in {store.url} has the key or the run {name!r}. Champions so far: {champions}.")
 
 
 def _verify_champion(store: Store, model: Model) -> None:

@@ -4,7 +4,8 @@ import logging
 import os
 import sys
 from contextlib import suppress
-from typing import NoReturn
+from importlib.metadata import version
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -24,16 +25,26 @@ from carclf.cli.reevaluate import reevaluate
 from carclf.cli.runs import runs_app
 from carclf.cli.serve_demo import demo_server
 from carclf.cli.source import source_app
-from carclf.cli.stages import add_stage_commands, run_all
+from carclf.cli.stages import SKIP_REMAINING, add_stage_commands, run_all
 from carclf.cli.store import store_app
-from carclf.errors import CarclfError, ConfigError
+from carclf.errors import CarclfError, ConfigError, DataError, NotFoundError, ServiceError
 from carclf.formatting import printable
 from carclf.os_errors import os_error_message
 from carclf.progress import LogFormatter
 from carclf.redaction import redact_output
 
+# docs/settings.md describes them, also what Airflow does.
+EXIT_STATUSES = {
+    0: "done", 1: "unexpected error", 2: "unknown command or option",
+    DataError.exit_status: "the data or the model are not good enough",
+    NotFoundError.exit_status: "the store, or what the command needs from it, does not exist",
+    ServiceError.exit_status: "temporary failure, or waiting",
+    ConfigError.exit_status: "wrong setting, credential or permission",
+    SKIP_REMAINING: "done, and the following stages have nothing to do",
+}
 app = typer.Typer(
     help="Retrain an image classifier and compete with it on Kaggle.", no_args_is_help=True,
+    epilog=f"Exit statuses: {'; '.join(f'{status} {text}' for status, text in EXIT_STATUSES.items())}.",
     pretty_exceptions_enable=False, add_completion=False,
 )
 app.command("doctor")(doctor)
@@ -55,6 +66,21 @@ app.add_typer(predictions_app, name="predictions")
 app.add_typer(runs_app, name="runs")
 app.add_typer(source_app, name="source")
 app.add_typer(store_app, name="store")
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        print(f"carclf {version('carclf')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _global_options(
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Declare the options that precede a command."""
 
 
 def main() -> None:

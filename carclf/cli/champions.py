@@ -14,7 +14,7 @@ from carclf.cli.options import JsonOption, ResultOption, RunOption, StoreOption
 from carclf.cli.tables import champion_details, champion_rows, details_table, event_table, history_table
 from carclf.dashboard.champion_facts import champion_facts
 from carclf.dashboard.run_report import run_stage_with_report
-from carclf.errors import ConfigError, QualityError
+from carclf.errors import ConfigError, NotFoundError, QualityError
 from carclf.formatting import printable
 from carclf.metrics import METRICS
 from carclf.redaction import redact_values
@@ -62,7 +62,7 @@ def show(
     store = require_store(store_url)
     state = _require_state(store)
     if not name and state["champion"] is None:
-        raise ConfigError(f"There is no champion in {store.url} yet. Give the key of a model or the id of a run.")
+        raise NotFoundError(f"There is no champion in {store.url} yet. Give the key of a model or the id of a run.")
     event = find_promotion(store, state, name or state["champion"]["model"])
     details = champion_details(store, state, event)
     print(*([json.dumps(details, indent=1)] if as_json else details_table(details)), sep="\n")
@@ -167,6 +167,6 @@ def _describe(state: State) -> str:
 
 def _require_state(store: Store) -> State:
     if (state := read_state(store)) is None:
-        raise ConfigError(f"There is no champion in {store.url}, and no candidate has been judged yet. Give another "
-                          "--store, or run the stages up to promote.")
+        raise NotFoundError(f"There is no champion in {store.url}, and no candidate has been judged yet. Give another "
+                            "--store, or run the stages up to promote.")
     return state

@@ -12,7 +12,7 @@ from carclf.dashboard.liveness import mark_stale_runs
 from carclf.dashboard.run_comparison import compare_runs
 from carclf.dashboard.run_facts import run_facts
 from carclf.dashboard.run_report import run_report
-from carclf.errors import ConfigError, DataError
+from carclf.errors import ConfigError, DataError, NotFoundError
 from carclf.formatting import format_count
 from carclf.reports.render import write_page
 from carclf.runs.index import INDEX_FILE, ROW_FIELDS, Row, list_runs, rebuild_index
@@ -41,8 +41,8 @@ def list_command(
     print(*([json.dumps(rows, indent=1)] if as_json else runs_table(rows)), sep="\n")
 
 
-def _no_runs(store: Store) -> ConfigError:
-    return ConfigError(f"There are no runs in {store.url}. Give another --store, or start a run.")
+def _no_runs(store: Store) -> NotFoundError:
+    return NotFoundError(f"There are no runs in {store.url}. Give another --store, or start a run.")
 
 
 def _sort_rows(rows: list[Row], sort: str) -> list[Row]:
