@@ -22,6 +22,7 @@ from carclf.cli.predict import predict
 from carclf.cli.predictions import predictions_app
 from carclf.cli.publish import publish_command
 from carclf.cli.reevaluate import reevaluate
+from carclf.cli.reference import recipes, settings
 from carclf.cli.runs import runs_app
 from carclf.cli.serve_demo import demo_server
 from carclf.cli.source import source_app
@@ -47,6 +48,8 @@ app = typer.Typer(
     epilog=f"Exit statuses: {'; '.join(f'{status} {text}' for status, text in EXIT_STATUSES.items())}.",
     pretty_exceptions_enable=False, add_completion=False,
 )
+app.command("settings")(settings)
+app.command("recipes")(recipes)
 app.command("doctor")(doctor)
 app.command("inspect")(inspect)
 app.command("run")(run_all)

@@ -22,7 +22,7 @@ VALUES = {
 }
 OPTIONS = {("label-fixes",): ["--run", "r"]}
 # inspect reads only the source, doctor has a line for each check, and the others read no store.
-WITHOUT_STORE = [("demo-server",), ("doctor",), ("inspect",), ("store", "init")]
+WITHOUT_STORE = [("demo-server",), ("doctor",), ("inspect",), ("recipes",), ("settings",), ("store", "init")]
 
 
 def find_commands(group: TyperGroup, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], TyperCommand]]:
@@ -100,3 +100,11 @@ def test_every_command_that_needs_a_run_or_a_champion_reports_an_empty_store(
     monkeypatch.chdir(tmp_path)
     error = invoke_on_store(command, init_store(tmp_path / "new").url).exception
     assert isinstance(error, NotFoundError) and str(tmp_path / "new") in str(error)
+
+
+@pytest.mark.parametrize("command", [("champion",), *COMMANDS], ids=" ".join)
+def test_a_typing_error_in_a_command_gets_a_suggestion(command: tuple[str, ...]) -> None:
+    *groups, name = command
+    result = invoke(*groups, f"{name}x")
+    assert result.exit_code == 2
+    assert f"'{name}'" in re.sub(r"[\s│]+", " ", result.output).partition("Did you mean")[2]
