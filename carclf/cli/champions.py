@@ -20,7 +20,7 @@ from carclf.metrics import METRICS
 from carclf.redaction import redact_values
 from carclf.runs.approvals import Claimant, shown_decision, waiting_candidates
 from carclf.runs.mlflow_mirror import sync_champion_alias
-from carclf.runs.run import Run
+from carclf.runs.run_names import load_run
 from carclf.services.airflow import request_announcement
 from carclf.services.storage import Store, format_command, require_store
 from carclf.stages.chain import StageOptions
@@ -28,7 +28,7 @@ from carclf.stages.promote import PromotionOptions
 
 champion_app = typer.Typer(help="Show, promote or roll back the champion.", no_args_is_help=True)
 ByOption = Annotated[str, typer.Option("--by", envvar="USER", help="Your name, for the history.")]
-MODEL_HELP = "The key of a model, its first characters, or the id of a run."
+MODEL_HELP = "The key of a model, the id of a run, or the first characters of one."
 
 
 @champion_app.command("list")
@@ -111,7 +111,7 @@ def promote(
     """Apply the gate to a run's model, with your approval, and promote the model if it passes."""
     if override and not override.strip():
         raise ConfigError("--override needs a reason. It is stored in the champion's history.")
-    current = Run.load(run, require_store(store_url))
+    current = load_run(run, require_store(store_url))
     promotion = PromotionOptions(approved_by=by, override_reason=override.strip(), note=note.strip(),
                                  shown_decision=shown_decision(current))
     decided = run_stage_with_report(current, "promote", StageOptions(promotion))
@@ -126,7 +126,7 @@ def promote(
     champion = _require_state(current.store)["champion"]["model"]
     if model != champion:
         command = format_command(current.store, f"champion rollback --to {model}")
-        raise ConfigError(f"The model {model} of run {run} was promoted before; the champion "
+        raise ConfigError(f"The model {model} of run {current.run_id} was promoted before; the champion "
                           f"is now {champion}. To make {model} the champion again: {command}")
     print(printable(reason))
     request_announcement()

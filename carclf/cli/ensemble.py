@@ -16,6 +16,7 @@ from carclf.ensembles.build import TrainedModel, build_ensemble_model
 from carclf.errors import ConfigError, ServiceError
 from carclf.formatting import format_pairs
 from carclf.runs.run import Result, Run
+from carclf.runs.run_names import load_run
 from carclf.services.storage import format_command, require_store
 
 MAX_ASPECT_DIFFERENCE = 0.01
@@ -33,7 +34,7 @@ def ensemble(
 ) -> None:
     """Combine the models of finished runs, weighted by their validation predictions, and evaluate and promote them."""
     store = require_store(store_url)
-    members = [Run.load(run_id, store) for run_id in run_ids]
+    members = [load_run(run_id, store) for run_id in run_ids]
     overrides = [*set_, "submit.enabled=true"] if submit else set_
     run = start_ensemble_run(name or f"ensemble-{datetime.now(UTC):%Y%m%dT%H%M%S}", members, overrides)
     print(join_runs(run, members).format_line(), flush=True)

@@ -15,6 +15,7 @@ from carclf.dataset.fixes import LABEL_FIXES_FILE, REQUIRED_COLUMNS, SHA256_COLU
 from carclf.errors import ConfigError, DataError
 from carclf.formatting import format_count
 from carclf.runs.run import Run
+from carclf.runs.run_names import load_run
 from carclf.services.storage import Store, format_command, require_store, update_object
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def label_fixes(
     fixes = read_fixes_file(file) if file else []
     index = None
     if run_id:
-        run = Run.load(run_id, store)
+        run = load_run(run_id, store)
         suspects = read_suspects(run)
         if show or not (top or ids or file):
             print(*suspect_lines(suspects, top or NUM_LISTED), sep="\n")

@@ -30,7 +30,9 @@ def allow_recipe(context: typer.Context, recipe: str) -> str:
 StoreOption = Annotated[
     str, typer.Option("--store", envvar="CARCLF_STORE", help="The store: a folder or s3://bucket/prefix.")
 ]
-RunOption = Annotated[str, typer.Option("--run", help="The id of the run: letters, digits and ._-")]
+RUN_HELP = "The id of a run, its first characters, last (the newest run) or champion."
+RunOption = Annotated[str, typer.Option("--run", help=RUN_HELP)]
+NewRunOption = Annotated[str, typer.Option("--run", help="The id of the run: letters, digits and ._-")]
 ResultOption = Annotated[
     Optional[Path],
     typer.Option("--result", help="Write the result as JSON to this file.", callback=validate_parent_folder),

@@ -11,6 +11,7 @@ from carclf.champion_history import refit_of_model
 from carclf.errors import ConfigError, NotFoundError
 from carclf.runs.record import Record
 from carclf.runs.run import Run
+from carclf.runs.run_names import load_run
 from carclf.services.storage import Store
 
 KEY_DIGITS = 16
@@ -48,7 +49,8 @@ def select_model(store: Store, key: str = "", run: str = "") -> SelectedModel:
     if key and run:
         raise ConfigError("Both --model and --run are given. Give only one of them.")
     if run:
-        loaded = Run.load(run, store)
+        loaded = load_run(run, store)
+        run = loaded.run_id
         if "refit" in loaded.record["stages"]:
             refitted = loaded.artifact(RefittedModel, "refit")
             return _describe(store, refitted, f"the refitted model of run {run}", loaded.record)
