@@ -46,7 +46,7 @@ EXIT_STATUSES = {
 app = typer.Typer(
     help="Retrain an image classifier and compete with it on Kaggle.", no_args_is_help=True,
     epilog=f"Exit statuses: {'; '.join(f'{status} {text}' for status, text in EXIT_STATUSES.items())}.",
-    pretty_exceptions_enable=False, add_completion=False,
+    pretty_exceptions_enable=False,
 )
 app.command("settings")(settings)
 app.command("recipes")(recipes)

@@ -10,6 +10,7 @@ import typer
 from carclf import config as configuration
 from carclf.artifacts import Archive, Dataset, Evaluation, Model, Split
 from carclf.champion import champion_split
+from carclf.cli.completion import complete_run
 from carclf.cli.options import SetOption, StoreOption
 from carclf.dashboard.run_report import run_stage_with_report
 from carclf.ensembles.build import TrainedModel, build_ensemble_model
@@ -25,7 +26,9 @@ MIN_MEMBERS = 2
 
 
 def ensemble(
-    run_ids: Annotated[list[str], typer.Option("--run", help="A finished run. Give two or more.")],
+    run_ids: Annotated[
+        list[str], typer.Option("--run", help="A finished run. Give two or more.", autocompletion=complete_run)
+    ],
     store_url: StoreOption = "store", set_: SetOption = [],
     name: Annotated[str, typer.Option("--name", help="The id of the new run; by default the time.")] = "",
     submit: Annotated[

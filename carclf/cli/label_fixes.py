@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from carclf.artifacts import Audit, Dataset
+from carclf.cli.completion import complete_run
 from carclf.cli.options import StoreOption
 from carclf.dataset.fixes import LABEL_FIXES_FILE, REQUIRED_COLUMNS, SHA256_COLUMN, LabelFix, apply_fixes, parse_fixes
 from carclf.errors import ConfigError, DataError
@@ -25,7 +26,9 @@ NUM_LISTED = 20  # suspects listed without --top
 
 
 def label_fixes(
-    run_id: Annotated[str, typer.Option("--run", help="The run whose audit names the suspects.")] = "",
+    run_id: Annotated[
+        str, typer.Option("--run", help="The run whose audit names the suspects.", autocompletion=complete_run)
+    ] = "",
     store_url: StoreOption = "store",
     top: Annotated[
         int, typer.Option(min=0, help="Write fixes for those of the first N suspects that are not validation images.")

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from carclf.cli.completion import complete_recipe, complete_setting
 from carclf.cli.options import JsonOption
 from carclf.cli.tables import format_table
 from carclf.config import SettingDescription, describe_recipes, describe_settings, format_setting, iter_settings
@@ -12,7 +13,8 @@ from carclf.config import SettingDescription, describe_recipes, describe_setting
 
 def settings(
     text: Annotated[
-        str, typer.Argument(metavar="FILTER", help="Only settings whose name or description contains this text.")
+        str, typer.Argument(metavar="FILTER", help="Only settings whose name or description contains this text.",
+                            autocompletion=complete_setting)
     ] = "",
     as_json: JsonOption = False,
 ) -> None:
@@ -27,7 +29,10 @@ def settings(
 
 
 def recipes(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Only this recipe, with the settings it changes.")] = "",
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Only this recipe, with the settings it changes.",
+                            autocompletion=complete_recipe)
+    ] = "",
     as_json: JsonOption = False,
 ) -> None:
     """List the recipes, or show what a recipe sets and the defaults that it replaces."""

@@ -6,6 +6,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from carclf.cli.completion import complete_run
 from carclf.cli.options import RUN_HELP, JsonOption, StoreOption, validate_parent_folder
 from carclf.cli.tables import comparison_lines, run_lines, runs_table
 from carclf.dashboard.liveness import mark_stale_runs
@@ -56,7 +57,7 @@ def _sort_rows(rows: list[Row], sort: str) -> list[Row]:
 
 @runs_app.command()
 def show(
-    run: Annotated[str, typer.Argument(metavar="RUN", help=RUN_HELP)],
+    run: Annotated[str, typer.Argument(metavar="RUN", help=RUN_HELP, autocompletion=complete_run)],
     store_url: StoreOption = "store", as_json: JsonOption = False,
     html: Annotated[
         Optional[Path],
@@ -76,8 +77,8 @@ def show(
 
 @runs_app.command()
 def compare(
-    run_a: Annotated[str, typer.Argument(metavar="A", help=RUN_HELP)],
-    run_b: Annotated[str, typer.Argument(metavar="B", help="The other run.")],
+    run_a: Annotated[str, typer.Argument(metavar="A", help=RUN_HELP, autocompletion=complete_run)],
+    run_b: Annotated[str, typer.Argument(metavar="B", help="The other run.", autocompletion=complete_run)],
     store_url: StoreOption = "store", as_json: JsonOption = False,
 ) -> None:
     """Compare two runs: settings, metrics, and a paired test on their common validation images."""
