@@ -22,7 +22,7 @@ VALUES = {
 }
 OPTIONS = {("label-fixes",): ["--run", "r"]}
 # inspect reads only the source, doctor has a line for each check, and the others read no store.
-WITHOUT_STORE = [("demo-server",), ("doctor",), ("inspect",), ("recipes",), ("settings",), ("store", "init")]
+WITHOUT_STORE = [("demo-server",), ("doctor",), ("init",), ("inspect",), ("recipes",), ("settings",), ("store", "init")]
 
 
 def find_commands(group: TyperGroup, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], TyperCommand]]:

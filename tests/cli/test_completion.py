@@ -19,7 +19,7 @@ def complete(line: str, **variables: str) -> list[str]:
     environment = {"_ROOT_COMPLETE": "complete_fish", "_TYPER_COMPLETE_FISH_ACTION": "get-args",
                    "_TYPER_COMPLETE_ARGS": f"root {line}"} | variables
     result = CliRunner().invoke(app, [], env=environment, prog_name="root")
-    return [text.split("\t")[0] for text in result.stdout.splitlines()]
+    return [text.split("\t")[0] for text in result.stdout.splitlines() if text]
 
 
 @pytest.fixture

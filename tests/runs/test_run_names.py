@@ -33,7 +33,7 @@ def start(store: Store, run_id: str) -> Run:
     ("last", "seed-7"), ("champion", "nightly-1"), ("s", "seed-7"), ("nightly-1", "nightly-1"),
     ("nightly-10", "nightly-10"),
 ])
-def test_a_name_stands_for_a_run(store: Store, name: str, run_id: str) -> None:
+def test_a_name_selects_a_run(store: Store, name: str, run_id: str) -> None:
     assert find_run_id(name, store) == load_run(name, store).run_id == run_id
 
 
