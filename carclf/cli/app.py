@@ -35,7 +35,7 @@ from carclf.config import apply_project_file
 from carclf.errors import CarclfError, ConfigError, DataError, NotFoundError, ServiceError
 from carclf.formatting import printable
 from carclf.os_errors import os_error_message
-from carclf.progress import TASK_LOG_VARIABLE, LogFormatter
+from carclf.progress import LogFormatter
 from carclf.redaction import redact_output
 
 COMPLETION_VARIABLE = "_CARCLF_COMPLETE"  # typer's: set while a shell asks for completions
@@ -97,12 +97,7 @@ def _prepare(
     if not verbose:
         hide_startup_messages()
     if context.invoked_subcommand != "init":
-        _apply_project_file()
-
-
-def _apply_project_file() -> None:
-    is_task = TASK_LOG_VARIABLE in os.environ  # a task reads only the file that the deployment names
-    apply_project_file(None if is_task else Path.cwd())
+        apply_project_file(Path.cwd())
 
 
 def main() -> None:
@@ -114,7 +109,7 @@ def main() -> None:
     logging.getLogger("carclf").setLevel(logging.INFO)
     try:
         if COMPLETION_VARIABLE in os.environ:  # no command runs
-            _apply_project_file()
+            apply_project_file(Path.cwd())
         app(standalone_mode=True)
     except CarclfError as error:
         _exit_with(error)

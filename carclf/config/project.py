@@ -44,11 +44,11 @@ recipe = {recipe}
 """
 
 
-def apply_project_file(folder: Path | None = None) -> None:
+def apply_project_file(folder: Path) -> None:
     """Set the variables of this process to the values of the project file, unless they have a value.
 
-    The file is the one that CARCLF_PROJECT_FILE names, else carclf.toml in the folder or its nearest parent with one.
-    Raise ConfigError if the file is invalid.
+    The file is carclf.toml in the folder or its nearest parent with one. If CARCLF_PROJECT_FILE is set, it is the file
+    that the variable names, and none if it is empty. Raise ConfigError if the file is invalid.
     """
     if (path := _find_file(folder)) is None:
         return
@@ -62,11 +62,10 @@ def apply_project_file(folder: Path | None = None) -> None:
         os.environ["CARCLF_SETTINGS"] = f"{shlex.join(texts)} {os.environ.get('CARCLF_SETTINGS', '')}".strip()
 
 
-def _find_file(folder: Path | None) -> Path | None:
-    if name := os.environ.get(PROJECT_VARIABLE, ""):
-        return Path(name)
-    folders = (folder, *folder.parents) if folder else ()
-    return next((path for parent in folders if (path := parent / PROJECT_FILE).is_file()), None)
+def _find_file(folder: Path) -> Path | None:
+    if (name := os.environ.get(PROJECT_VARIABLE)) is not None:
+        return Path(name) if name else None
+    return next((path for parent in (folder, *folder.parents) if (path := parent / PROJECT_FILE).is_file()), None)
 
 
 def read_project_file(path: Path) -> dict[str, Any]:
