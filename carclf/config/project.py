@@ -65,7 +65,9 @@ def apply_project_file(folder: Path) -> None:
 def _find_file(folder: Path) -> Path | None:
     if (name := os.environ.get(PROJECT_VARIABLE)) is not None:
         return Path(name) if name else None
-    return next((path for parent in (folder, *folder.parents) if (path := parent / PROJECT_FILE).is_file()), None)
+    paths = [parent / PROJECT_FILE for parent in (folder, *folder.parents)]
+    # Path.is_file() raises PermissionError below a folder of another user
+    return next((path for path in paths if os.path.isfile(path)), None)  # noqa: PTH113
 
 
 def read_project_file(path: Path) -> dict[str, Any]:
