@@ -21,7 +21,7 @@ from carclf.champion_history import (
     responses_of_model,
 )
 from carclf.config import THRESHOLDS, load_policy
-from carclf.errors import ConfigError, DataError, ServiceError
+from carclf.errors import ConfigError, DataError, NotFoundError, ServiceError
 from carclf.metrics import METRICS, Metric
 from carclf.services.storage import Store, format_command, parse_object, update_object
 
@@ -210,13 +210,13 @@ def record_promotion(store: Store, event: Event, judged_state: State, *, raise_t
 def roll_back(store: Store, name: str = "", by: str = "") -> Event:
     """Make an earlier champion the champion again and return the new event. All its files are verified first.
 
-    ``name`` is the model's key, a prefix of the key, or its run; the default is the previous champion. ``by`` names the
+    ``name`` is the model's key or its run, or a prefix of one; the default is the previous champion. ``by`` names the
     person, for the history. Raise ConfigError if no earlier champion matches, or if the match is already the champion;
     DataError if one of its artifacts is missing or damaged.
     """
     for _ in range(MAX_ATTEMPTS):
         if (state := read_state(store)) is None or (champion := state["champion"]) is None:
-            raise ConfigError(f"There is no champion in {store.url}.")
+            raise NotFoundError(f"There is no champion in {store.url}.")
         promotion = find_promotion(store, state, name) if name else _previous_promotion(state)
         if promotion["model"] == champion["model"]:
             raise ConfigError(f"{champion['model']} is already the champion.")
@@ -316,17 +316,22 @@ def require_promoted(store: Store, model_key: str) -> None:
 
 
 def find_promotion(store: Store, state: State, name: str) -> Event:
-    """Return the promotion with this run, model key or key prefix; raise ConfigError unless exactly one matches."""
-    named = [event for event in promotions(state) if event["model"].startswith(name) or event.get("run") == name]
+    """Return the promotion with this run or model key, or a prefix of one; raise ConfigError unless one matches."""
+    exact = [event for event in promotions(state) if name in (event["model"], event.get("run"))]
+    named = exact or [event for event in promotions(state) if _starts_with(event, name)]
     matches = {event["model"]: event for event in named if name}
     if len(matches) == 1:
         return next(iter(matches.values()))
     if matches:
-        raise ConfigError(f"{name!r} is ambiguous: it names {' and '.join(matches)}. Use a longer prefix of the key.")
+        raise ConfigError(f"{name!r} is ambiguous: it names {' and '.join(matches)}. Use a longer prefix.")
     champions = ", ".join(event["model"] for event in promotions(state)) or "none"
     if MODEL_KEY.fullmatch(name) and Model.find(store, name):
         raise ConfigError(f"The model {name} was never the champion. Champions so far: {champions}.")
-    raise ConfigError(f"No champion in {store.url} has the key or the run {name!r}. Champions so far: {champions}.")
+    raise NotFoundError(f"No champion in {store.url} has the key or the run {name!r}. Champions so far: {champions}.")
+
+
+def _starts_with(event: Event, prefix: str) -> bool:
+    return bool(event["model"].startswith(prefix) or str(event.get("run") or "").startswith(prefix))
 
 
 def _verify_champion(store: Store, model: Model) -> None:

@@ -41,6 +41,12 @@ class ConfigError(CarclfError):
     exit_status = 78
 
 
+class NotFoundError(ConfigError):
+    """The store does not exist, or it does not contain the run, model, champion or experiment that is needed."""
+
+    exit_status = 66
+
+
 class ObjectAccessError(ConfigError):
     """An object of a bucket may not be read: its permissions, its encryption key or its storage class prevent it."""
 

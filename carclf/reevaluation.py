@@ -14,7 +14,7 @@ from carclf.champion_history import Event, State, promotions
 from carclf.dataset.archives import extract_images
 from carclf.dataset.champion_split import EXCLUDED, TRAIN, previous_values, without_excluded_copies
 from carclf.ensembles.members import read_members
-from carclf.errors import ConfigError, DataError
+from carclf.errors import ConfigError, DataError, NotFoundError
 from carclf.evaluation.assessment import Predictions, compute_evaluation
 from carclf.evaluation.evaluate import LabeledImages, evaluate_test_set, with_champion_tta
 from carclf.metrics import METRICS, Metric
@@ -74,7 +74,7 @@ def reevaluate(test_set: LabeledSet, state: State, context: StageContext, last: 
     """
     champions = [_champion(event, test_set, context.store) for event in _measured_promotions(state)[-last:]]
     if not champions:
-        raise ConfigError(f"There is no champion in {context.store.url}.")
+        raise NotFoundError(f"There is no champion in {context.store.url}.")
     is_common = ~np.any([champion.trained_on for champion in champions], axis=0)
     log.info("reevaluate: num_labeled=%d num_trained_on=%d num_common=%d", len(is_common), (~is_common).sum(),
              is_common.sum())

@@ -2,7 +2,7 @@
 
 import re
 from contextlib import suppress
-from typing import Any, get_args
+from typing import Any
 
 from airflow.sdk import Param, get_parsing_context
 from pydantic.fields import FieldInfo
@@ -24,6 +24,9 @@ from carclf.config import (
     load_config,
     load_policy,
     parse_override,
+    setting_choices,
+    setting_limits,
+    setting_type,
 )
 from carclf.errors import ConfigError
 from carclf_airflow.deployment import deployment_recipe
@@ -31,10 +34,6 @@ from carclf_airflow.deployment import deployment_recipe
 # Not in the form: the sensor determines how long and how often score polls (CARCLF_POKE_INTERVAL_SECONDS).
 EXCLUDED_SECTION = "score."
 TYPES = {int: "integer", float: "number", str: "string"}
-LIMITS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum", "pattern": "pattern",
-          "max_length": "maxLength"}
-# Airflow shows a nullable boolean as a switch that is off, so a boolean setting is a choice.
-ON, OFF = "on", "off"
 EMPTY_CHOICE = "as in the recipe"
 # JSON schema of what a policy allows, by its rule. Rules without a schema are checked by the first task.
 POLICY_SCHEMA = {AT_LEAST: ("minimum",), AT_MOST: ("maximum",), EXACTLY: ("minimum", "maximum")}
@@ -138,17 +137,12 @@ def _with_limits(schema: dict[str, Any], limits: dict[str, Any]) -> dict[str, An
 
 def _schema(field: FieldInfo) -> dict[str, Any]:
     """Return the JSON schema of a setting that may be left empty."""
-    arguments = get_args(field.annotation)
-    choices = [ON, OFF] if field.annotation is bool else [value for value in arguments if isinstance(value, str)]
-    if choices:
+    if choices := setting_choices(field):  # also on and off: Airflow shows a nullable boolean as a switch that is off
         return {"type": ["string", "null"], "enum": [None, *choices], "values_display": {"null": EMPTY_CHOICE}}
-    limits: dict[str, Any] = {}
-    for rule in field.metadata:
-        limits |= {LIMITS[key]: value for key in LIMITS if (value := getattr(rule, key, None)) is not None}
+    limits = setting_limits(field)
     if "pattern" in limits:
         limits["pattern"] = limits["pattern"].removesuffix("$") + r"\Z"  # in Python, $ also matches before a newline
-    value_type = arguments[0] if arguments else field.annotation
-    assert isinstance(value_type, type)
+    value_type = setting_type(field)
     if NoneIfAuto in field.metadata:  # Airflow shows a text field, and keeps a number a number
         return {"type": [TYPES[value_type], "string", "null"]} | limited(**limits, pattern=r"^auto\Z")
     return {"type": [TYPES[value_type], "null"]} | limited(**limits)

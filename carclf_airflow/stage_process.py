@@ -40,6 +40,7 @@ log = logging.getLogger("airflow.task")
 
 RESULT_OPTION = "--result"
 EXIT_DATA = 65
+EXIT_NOT_FOUND = 66
 EXIT_RETRY = 75
 EXIT_CONFIG = 78
 EXIT_SKIP = 99
@@ -142,7 +143,7 @@ def run_for_result(command: str, options: list[str], environment: dict[str, str]
 
 def raise_for_status(command: str, status: int, error: str = "") -> None:
     """Raise unless a command exited with 0; AirflowFailException if a retry cannot help."""
-    if status in (EXIT_DATA, EXIT_CONFIG):
+    if status in (EXIT_DATA, EXIT_NOT_FOUND, EXIT_CONFIG):
         new_run = ", or if a setting of the run is wrong, trigger a new run" if status == EXIT_CONFIG else ""
         raise AirflowFailException(f"{command} exited with status {status}: fix the error reported above, then clear "
                                    f"this task{new_run}. Retrying would not help, so it is not retried")

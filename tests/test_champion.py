@@ -229,6 +229,16 @@ def test_a_name_of_several_champions_is_ambiguous(store: Store) -> None:
     assert find_promotion(store, state, "ab3")["model"] == "ab34"
 
 
+def test_a_run_takes_precedence_over_a_prefix(store: Store) -> None:
+    events = [{"action": "promoted", "model": model, "run": run, "time": ""}
+              for model, run in (("ab12", "night-1"), ("ab34", "night-10"))]
+    state = {"champion": None, "threshold": 0.5, "history": events}
+    assert find_promotion(store, state, "night-1")["model"] == "ab12"
+    assert find_promotion(store, state, "night-10")["model"] == "ab34"
+    with pytest.raises(ConfigError, match="'night' is ambiguous"):
+        find_promotion(store, state, "night")
+
+
 @pytest.mark.parametrize("part", ["model", "split"])
 @pytest.mark.parametrize("how", ["manifest", "file", "content"])
 def test_a_rollback_to_a_damaged_champion_raises_damaged_artifact_error(store: Store, part: str, how: str) -> None:

@@ -14,13 +14,13 @@ from carclf.cli.options import JsonOption, ResultOption, RunOption, StoreOption
 from carclf.cli.tables import champion_details, champion_rows, details_table, event_table, history_table
 from carclf.dashboard.champion_facts import champion_facts
 from carclf.dashboard.run_report import run_stage_with_report
-from carclf.errors import ConfigError, QualityError
+from carclf.errors import ConfigError, NotFoundError, QualityError
 from carclf.formatting import printable
 from carclf.metrics import METRICS
 from carclf.redaction import redact_values
 from carclf.runs.approvals import Claimant, shown_decision, waiting_candidates
 from carclf.runs.mlflow_mirror import sync_champion_alias
-from carclf.runs.run import Run
+from carclf.runs.run_names import load_run
 from carclf.services.airflow import request_announcement
 from carclf.services.storage import Store, format_command, require_store
 from carclf.stages.chain import StageOptions
@@ -28,7 +28,7 @@ from carclf.stages.promote import PromotionOptions
 
 champion_app = typer.Typer(help="Show, promote or roll back the champion.", no_args_is_help=True)
 ByOption = Annotated[str, typer.Option("--by", envvar="USER", help="Your name, for the history.")]
-MODEL_HELP = "The key of a model, its first characters, or the id of a run."
+MODEL_HELP = "The key of a model, the id of a run, or the first characters of one."
 
 
 @champion_app.command("list")
@@ -62,7 +62,7 @@ def show(
     store = require_store(store_url)
     state = _require_state(store)
     if not name and state["champion"] is None:
-        raise ConfigError(f"There is no champion in {store.url} yet. Give the key of a model or the id of a run.")
+        raise NotFoundError(f"There is no champion in {store.url} yet. Give the key of a model or the id of a run.")
     event = find_promotion(store, state, name or state["champion"]["model"])
     details = champion_details(store, state, event)
     print(*([json.dumps(details, indent=1)] if as_json else details_table(details)), sep="\n")
@@ -111,7 +111,7 @@ def promote(
     """Apply the gate to a run's model, with your approval, and promote the model if it passes."""
     if override and not override.strip():
         raise ConfigError("--override needs a reason. It is stored in the champion's history.")
-    current = Run.load(run, require_store(store_url))
+    current = load_run(run, require_store(store_url))
     promotion = PromotionOptions(approved_by=by, override_reason=override.strip(), note=note.strip(),
                                  shown_decision=shown_decision(current))
     decided = run_stage_with_report(current, "promote", StageOptions(promotion))
@@ -126,7 +126,7 @@ def promote(
     champion = _require_state(current.store)["champion"]["model"]
     if model != champion:
         command = format_command(current.store, f"champion rollback --to {model}")
-        raise ConfigError(f"The model {model} of run {run} was promoted before; the champion "
+        raise ConfigError(f"The model {model} of run {current.run_id} was promoted before; the champion "
                           f"is now {champion}. To make {model} the champion again: {command}")
     print(printable(reason))
     request_announcement()
@@ -167,6 +167,6 @@ def _describe(state: State) -> str:
 
 def _require_state(store: Store) -> State:
     if (state := read_state(store)) is None:
-        raise ConfigError(f"There is no champion in {store.url}, and no candidate has been judged yet. Give another "
-                          "--store, or run the stages up to promote.")
+        raise NotFoundError(f"There is no champion in {store.url}, and no candidate has been judged yet. Give another "
+                            "--store, or run the stages up to promote.")
     return state

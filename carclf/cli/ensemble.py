@@ -10,12 +10,14 @@ import typer
 from carclf import config as configuration
 from carclf.artifacts import Archive, Dataset, Evaluation, Model, Split
 from carclf.champion import champion_split
+from carclf.cli.completion import complete_run
 from carclf.cli.options import SetOption, StoreOption
 from carclf.dashboard.run_report import run_stage_with_report
 from carclf.ensembles.build import TrainedModel, build_ensemble_model
 from carclf.errors import ConfigError, ServiceError
 from carclf.formatting import format_pairs
 from carclf.runs.run import Result, Run
+from carclf.runs.run_names import load_run
 from carclf.services.storage import format_command, require_store
 
 MAX_ASPECT_DIFFERENCE = 0.01
@@ -24,7 +26,9 @@ MIN_MEMBERS = 2
 
 
 def ensemble(
-    run_ids: Annotated[list[str], typer.Option("--run", help="A finished run. Give two or more.")],
+    run_ids: Annotated[
+        list[str], typer.Option("--run", help="A finished run. Give two or more.", autocompletion=complete_run)
+    ],
     store_url: StoreOption = "store", set_: SetOption = [],
     name: Annotated[str, typer.Option("--name", help="The id of the new run; by default the time.")] = "",
     submit: Annotated[
@@ -33,7 +37,7 @@ def ensemble(
 ) -> None:
     """Combine the models of finished runs, weighted by their validation predictions, and evaluate and promote them."""
     store = require_store(store_url)
-    members = [Run.load(run_id, store) for run_id in run_ids]
+    members = [load_run(run_id, store) for run_id in run_ids]
     overrides = [*set_, "submit.enabled=true"] if submit else set_
     run = start_ensemble_run(name or f"ensemble-{datetime.now(UTC):%Y%m%dT%H%M%S}", members, overrides)
     print(join_runs(run, members).format_line(), flush=True)

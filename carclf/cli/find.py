@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from carclf.cli.options import RunOption, StoreOption, validate_parent_folder
-from carclf.runs.run import Run, find_setting
+from carclf.runs.run import find_setting
+from carclf.runs.run_names import load_run
 from carclf.services.storage import require_store
 
 PlotOption = Annotated[
@@ -30,7 +31,7 @@ def _find(name: str, run: str, store_url: str, plot: Path) -> None:
     from carclf.training.auto_settings import plot_trials
     from carclf.training.fine_tuning import TRIAL_BATCH_SIZE
 
-    loaded = Run.load(run, require_store(store_url))
+    loaded = load_run(run, require_store(store_url))
     trials, best = find_setting(loaded, name)
     print(trials.to_string(index=False))
     plot_trials(trials, best, plot)

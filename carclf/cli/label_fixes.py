@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from carclf.artifacts import Audit, Dataset
+from carclf.cli.completion import complete_run
 from carclf.cli.options import StoreOption
 from carclf.dataset.fixes import LABEL_FIXES_FILE, REQUIRED_COLUMNS, SHA256_COLUMN, LabelFix, apply_fixes, parse_fixes
 from carclf.errors import ConfigError, DataError
 from carclf.formatting import format_count
 from carclf.runs.run import Run
+from carclf.runs.run_names import load_run
 from carclf.services.storage import Store, format_command, require_store, update_object
 
 if TYPE_CHECKING:
@@ -24,7 +26,9 @@ NUM_LISTED = 20  # suspects listed without --top
 
 
 def label_fixes(
-    run_id: Annotated[str, typer.Option("--run", help="The run whose audit names the suspects.")] = "",
+    run_id: Annotated[
+        str, typer.Option("--run", help="The run whose audit names the suspects.", autocompletion=complete_run)
+    ] = "",
     store_url: StoreOption = "store",
     top: Annotated[
         int, typer.Option(min=0, help="Write fixes for those of the first N suspects that are not validation images.")
@@ -48,7 +52,7 @@ def label_fixes(
     fixes = read_fixes_file(file) if file else []
     index = None
     if run_id:
-        run = Run.load(run_id, store)
+        run = load_run(run_id, store)
         suspects = read_suspects(run)
         if show or not (top or ids or file):
             print(*suspect_lines(suspects, top or NUM_LISTED), sep="\n")

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from carclf.cli.completion import complete_override, complete_recipe, complete_run
 from carclf.config import RECIPES, Config, deployment_settings, load_config, load_policy, parse_override
 from carclf.errors import ConfigError
 
@@ -30,26 +31,32 @@ def allow_recipe(context: typer.Context, recipe: str) -> str:
 StoreOption = Annotated[
     str, typer.Option("--store", envvar="CARCLF_STORE", help="The store: a folder or s3://bucket/prefix.")
 ]
-RunOption = Annotated[str, typer.Option("--run", help="The id of the run: letters, digits and ._-")]
+RUN_HELP = "The id of a run, its first characters, last (the newest run) or champion."
+RunOption = Annotated[str, typer.Option("--run", help=RUN_HELP, autocompletion=complete_run)]
+NewRunOption = Annotated[str, typer.Option("--run", help="The id of the run: letters, digits and ._-")]
 ResultOption = Annotated[
     Optional[Path],
     typer.Option("--result", help="Write the result as JSON to this file.", callback=validate_parent_folder),
 ]
 RecipeOption = Annotated[
-    str, typer.Option("--recipe", envvar="CARCLF_RECIPE", help=f"The recipe: {', '.join(RECIPES)}.")
+    str, typer.Option("--recipe", envvar="CARCLF_RECIPE", help=f"The recipe: {', '.join(RECIPES)}.",
+                      autocompletion=complete_recipe)
 ]
 # For commands that start no run.
 ReadingRecipeOption = Annotated[
     str, typer.Option("--recipe", envvar="CARCLF_RECIPE", help=f"The recipe: {', '.join(RECIPES)}.",
-                      callback=allow_recipe)
+                      callback=allow_recipe, autocompletion=complete_recipe)
 ]
 SetOption = Annotated[
-    list[str], typer.Option("--set", help="Change a setting, as in fine_tune.epochs=3. Can be repeated.")
+    list[str], typer.Option("--set", help="Change a setting, as in fine_tune.epochs=3. Can be repeated.",
+                            autocompletion=complete_override)
 ]
 ModelOption = Annotated[
     str, typer.Option("--model", help="The key of the model in the store; by default the champion, refitted if it was.")
 ]
-ModelRunOption = Annotated[str, typer.Option("--run", help="Use the model of this run instead of --model.")]
+ModelRunOption = Annotated[
+    str, typer.Option("--run", help="Use the model of this run instead of --model.", autocompletion=complete_run)
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

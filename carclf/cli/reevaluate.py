@@ -10,7 +10,7 @@ from carclf.artifacts import StageContext
 from carclf.champion import read_state
 from carclf.cli.options import JsonOption, ReadingRecipeOption, ResultOption, SetOption, StoreOption, load_settings
 from carclf.cli.tables import format_table
-from carclf.errors import ConfigError
+from carclf.errors import NotFoundError
 from carclf.metrics import METRICS
 from carclf.services.storage import require_store
 
@@ -30,7 +30,7 @@ def reevaluate(
     """Measure the champions on labeled images that none of them was trained on."""
     store = require_store(store_url)
     if (state := read_state(store)) is None:
-        raise ConfigError(f"There is no champion in {store.url}. Give another --store.")
+        raise NotFoundError(f"There is no champion in {store.url}. Give another --store.")
     config = load_settings(recipe, [*set_, f"data.source={source}"], TEST_SET_SETTINGS)
     from carclf.reevaluation import prepare_test_set
     from carclf.reevaluation import reevaluate as measure

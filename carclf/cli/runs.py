@@ -6,16 +6,18 @@ from typing import Annotated, Optional
 
 import typer
 
-from carclf.cli.options import JsonOption, StoreOption, validate_parent_folder
+from carclf.cli.completion import complete_run
+from carclf.cli.options import RUN_HELP, JsonOption, StoreOption, validate_parent_folder
 from carclf.cli.tables import comparison_lines, run_lines, runs_table
 from carclf.dashboard.liveness import mark_stale_runs
 from carclf.dashboard.run_comparison import compare_runs
 from carclf.dashboard.run_facts import run_facts
 from carclf.dashboard.run_report import run_report
-from carclf.errors import ConfigError, DataError
+from carclf.errors import ConfigError, DataError, NotFoundError
 from carclf.formatting import format_count
 from carclf.reports.render import write_page
 from carclf.runs.index import INDEX_FILE, ROW_FIELDS, Row, list_runs, rebuild_index
+from carclf.runs.run_names import find_run_id
 from carclf.services.storage import Store, require_store
 
 runs_app = typer.Typer(help="List, show and compare runs.", no_args_is_help=True)
@@ -41,8 +43,8 @@ def list_command(
     print(*([json.dumps(rows, indent=1)] if as_json else runs_table(rows)), sep="\n")
 
 
-def _no_runs(store: Store) -> ConfigError:
-    return ConfigError(f"There are no runs in {store.url}. Give another --store, or start a run.")
+def _no_runs(store: Store) -> NotFoundError:
+    return NotFoundError(f"There are no runs in {store.url}. Give another --store, or start a run.")
 
 
 def _sort_rows(rows: list[Row], sort: str) -> list[Row]:
@@ -55,7 +57,7 @@ def _sort_rows(rows: list[Row], sort: str) -> list[Row]:
 
 @runs_app.command()
 def show(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="The id of the run.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help=RUN_HELP, autocompletion=complete_run)],
     store_url: StoreOption = "store", as_json: JsonOption = False,
     html: Annotated[
         Optional[Path],
@@ -65,21 +67,23 @@ def show(
 ) -> None:
     """Show a run: its settings, its stages with their metrics, and the gate's decision."""
     store = require_store(store_url)
+    run_id = find_run_id(run, store)
     if html:
-        write_page(html, run_report(store, run))
+        write_page(html, run_report(store, run_id))
         return
-    facts = run_facts(store, run)
+    facts = run_facts(store, run_id)
     print(*([json.dumps(facts.to_json(), indent=1)] if as_json else run_lines(facts)), sep="\n")
 
 
 @runs_app.command()
 def compare(
-    run_a: Annotated[str, typer.Argument(metavar="A", help="The id of a run.")],
-    run_b: Annotated[str, typer.Argument(metavar="B", help="The id of the other run.")],
+    run_a: Annotated[str, typer.Argument(metavar="A", help=RUN_HELP, autocompletion=complete_run)],
+    run_b: Annotated[str, typer.Argument(metavar="B", help="The other run.", autocompletion=complete_run)],
     store_url: StoreOption = "store", as_json: JsonOption = False,
 ) -> None:
     """Compare two runs: settings, metrics, and a paired test on their common validation images."""
-    comparison = compare_runs(require_store(store_url), run_a, run_b)
+    store = require_store(store_url)
+    comparison = compare_runs(store, find_run_id(run_a, store), find_run_id(run_b, store))
     print(*([json.dumps(comparison.to_json(), indent=1)] if as_json else comparison_lines(comparison)), sep="\n")
 
 

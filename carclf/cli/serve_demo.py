@@ -6,8 +6,9 @@ from typing import Annotated, Optional
 
 import typer
 
-from carclf.demo.serve import DAILY_LIMIT, ServeOptions, serve
 from carclf.temporary import temporary_folder
+
+DAILY_LIMIT = 1000  # far above Kaggle's, because demos are repeated
 
 
 def demo_server(
@@ -35,5 +36,7 @@ def demo_server(
     ] = False,
 ) -> None:
     """Serve a car competition with Kaggle's protocol, by default on a loopback port, until it is stopped."""
+    from carclf.demo.serve import ServeOptions, serve  # imports pandas, which takes half the time of a short command
+
     with nullcontext(work_dir) if work_dir else temporary_folder() as folder:
         serve(ServeOptions(data, truth, holdout, slug, folder, (host, port), daily_limit, gallery))

@@ -11,7 +11,15 @@ from typing import Annotated
 
 import typer
 
-from carclf.cli.options import RecipeOption, ResultOption, RunOption, SetOption, StoreOption, load_settings
+from carclf.cli.options import (
+    NewRunOption,
+    RecipeOption,
+    ResultOption,
+    RunOption,
+    SetOption,
+    StoreOption,
+    load_settings,
+)
 from carclf.config import parse_override
 from carclf.dashboard.run_report import run_stage_with_report, write_report
 from carclf.errors import ConfigError, ServiceError
@@ -19,6 +27,7 @@ from carclf.redaction import redact_values
 from carclf.runs.approvals import end_request, release_claim, shown_decision
 from carclf.runs.record import NOTHING_NEW
 from carclf.runs.run import Result, Run, record_rejection
+from carclf.runs.run_names import load_run
 from carclf.runs.unchanged import find_unchanged_run
 from carclf.services.storage import Store, format_command, init_store, require_store
 from carclf.stages.chain import STAGES, StageOptions
@@ -39,7 +48,7 @@ def add_stage_commands(app: typer.Typer) -> None:
 
 
 def _download(
-    run: RunOption, store_url: StoreOption = "store", recipe: RecipeOption = "gpu", set_: SetOption = [],
+    run: NewRunOption, store_url: StoreOption = "store", recipe: RecipeOption = "gpu", set_: SetOption = [],
     create_store: CreateStoreOption = False,
     skip_unchanged: Annotated[
         bool, typer.Option("--skip-unchanged", help="End the run if a completed run had the same data, settings and "
@@ -85,7 +94,7 @@ def _promote(
     by, note = (approved_by or declined_by).strip(), note.strip()
     if (approved_by or declined_by) and not by:
         raise ConfigError("The name of the person who approved or declined is empty.")
-    current = Run.load(run, require_store(store_url))
+    current = load_run(run, require_store(store_url))
     if declined_by or expired:
         outcome = end_request(current, "declined" if declined_by else "expired", by=by, note=note, shown=shown)
         write_report(current)
@@ -102,7 +111,7 @@ def _promote(
 
 def _stage_command(stage: str) -> Callable[..., None]:
     def command(run: RunOption, store_url: StoreOption = "store", result: ResultOption = None) -> None:
-        _finish(run_stage_with_report(Run.load(run, require_store(store_url)), stage), result)
+        _finish(run_stage_with_report(load_run(run, require_store(store_url)), stage), result)
 
     return command
 

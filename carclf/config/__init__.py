@@ -1,6 +1,17 @@
 """Settings and recipes."""
 
 from carclf.config.backbones import FAMILY_BY_BACKBONE, Family
+from carclf.config.descriptions import (
+    OFF,
+    ON,
+    RecipeDescription,
+    SettingDescription,
+    describe_recipes,
+    describe_settings,
+    setting_choices,
+    setting_limits,
+    setting_type,
+)
 from carclf.config.governed import (
     AT_LEAST,
     AT_MOST,
@@ -19,9 +30,11 @@ from carclf.config.overrides import (
     flatten,
     iter_settings,
     parse_override,
+    require_recipe,
     require_weights,
 )
 from carclf.config.policy import POLICY_VARIABLE, Policy, load_config, load_policy, may_approve
+from carclf.config.project import PROJECT_FILE, PROJECT_VARIABLE, apply_project_file, write_project_file
 from carclf.config.recipes import RECIPES
 from carclf.config.settings import (
     AUTO,
@@ -43,9 +56,12 @@ from carclf.config.settings import (
 )
 
 __all__ = [
-    "AT_LEAST", "AT_MOST", "AUTO", "EXACTLY", "FAMILY_BY_BACKBONE", "GOVERNED", "HUB_NAME", "NAMED_WEIGHTS",
-    "POLICY_VARIABLE", "RECIPES", "RULES", "THRESHOLDS", "ZERO_IS_NO_LIMIT", "Audit", "Augment", "Backbone", "Config",
-    "Duplicates", "Evaluate", "Family", "FineTune", "Gate", "Head", "Model", "NoneIfAuto", "Policy", "Validation",
-    "allowed_choices", "build_config", "deployment_settings", "describe_limit", "flatten", "format_setting",
-    "iter_settings", "load_config", "load_policy", "may_approve", "parse_override", "require_weights", "scaled_size",
+    "AT_LEAST", "AT_MOST", "AUTO", "EXACTLY", "FAMILY_BY_BACKBONE", "GOVERNED", "HUB_NAME", "NAMED_WEIGHTS", "OFF",
+    "ON", "POLICY_VARIABLE", "PROJECT_FILE", "PROJECT_VARIABLE", "RECIPES", "RULES", "THRESHOLDS", "ZERO_IS_NO_LIMIT",
+    "Audit", "Augment", "Backbone", "Config", "Duplicates", "Evaluate", "Family", "FineTune", "Gate", "Head", "Model",
+    "NoneIfAuto", "Policy", "RecipeDescription", "SettingDescription", "Validation", "allowed_choices",
+    "apply_project_file", "build_config", "deployment_settings", "describe_limit", "describe_recipes",
+    "describe_settings", "flatten", "format_setting", "iter_settings", "load_config", "load_policy", "may_approve",
+    "parse_override", "require_recipe", "require_weights", "scaled_size", "setting_choices", "setting_limits",
+    "setting_type", "write_project_file",
 ]

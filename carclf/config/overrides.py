@@ -45,11 +45,20 @@ def build_config(recipe: str, overrides: Mapping[str, Any]) -> Config:
     An override of None keeps the recipe's value. Raise ConfigError if the recipe or a setting does not exist, or if a
     value is out of range.
     """
-    if recipe not in RECIPES:
-        raise ConfigError(f"Unknown recipe {truncate(repr(recipe), MAX_SHOWN)}. The recipes are {', '.join(RECIPES)}.")
+    require_recipe(recipe)
     _require_known_settings(overrides)
     values = RECIPES[recipe] | {name: value for name, value in overrides.items() if value is not None}
     return config_from(SOURCE_SETTINGS.get(str(values.get("data.source", DEFAULT_SOURCE)), {}) | values)
+
+
+def require_recipe(recipe: str) -> str:
+    """Return the name of the recipe; raise ConfigError if it does not exist."""
+    if recipe in RECIPES:
+        return recipe
+    similar = get_close_matches(recipe.strip().lower(), RECIPES, n=1)
+    hint = f"Did you mean {similar[0]}? " if similar else ""
+    shown = truncate(repr(recipe), MAX_SHOWN)
+    raise ConfigError(f"Unknown recipe {shown}. {hint}The recipes are {', '.join(RECIPES)}.")
 
 
 def config_from(settings: Mapping[str, Any]) -> Config:
@@ -67,7 +76,7 @@ def config_from(settings: Mapping[str, Any]) -> Config:
 def _require_known_settings(overrides: Mapping[str, Any]) -> None:
     if unknown := sorted(set(overrides) - {name for name, _ in iter_settings()}):
         shown = ", ".join(truncate(repr(name), MAX_SHOWN) for name in unknown)
-        similar = ", ".join(_similar_settings(unknown[0]))
+        similar = ", ".join(find_similar_settings(unknown[0]))
         sections = ", ".join(dict.fromkeys(name.partition(".")[0] for name, _ in iter_settings() if "." in name))
         hint = f"Similar settings: {similar}" if similar else f"A setting is section.name; the sections are {sections}"
         if get_close_matches(unknown[0].strip().lower(), ["recipe"]):
@@ -75,7 +84,7 @@ def _require_known_settings(overrides: Mapping[str, Any]) -> None:
         raise ConfigError(f"Unknown setting {shown}. {hint}.")
 
 
-def _similar_settings(unknown: str) -> list[str]:
+def find_similar_settings(unknown: str) -> list[str]:
     """Return a few settings with the same last part, a similar name, or a description with the word."""
     fields = dict(iter_settings())
     unknown = unknown.strip().lower()

@@ -22,33 +22,36 @@ _CPU: Settings = {
 }
 
 # Accuracies and times of the CPU recipes: cars10 on two shared cores, see benchmarks/README.md.
+RECIPE_DESCRIPTIONS: dict[str, str] = {
+    "gpu": "The default, for a GPU: EfficientNetV2-S with its family's defaults and TTA. Accuracy and time have not "
+           "been measured yet.",
+    "baseline-xception": "After the published notebook with Xception, to compare with.",
+    "baseline-b5": "After the published notebook with EfficientNet-B5, to compare with.",
+    "cpu": "A useful model without a GPU: validation accuracy 0.874 in 11 minutes.",
+    "cpu-fast": "The quickest useful model without a GPU: held-out accuracy 0.830 (three seeds) in 5 minutes.",
+    "cpu-accurate": "The best model without a GPU: held-out accuracy 0.936 (three seeds) in 67 minutes.",
+    "demo": "The rendered competition of make demo: validation accuracy 0.904 in about a minute, without downloaded "
+            "weights.",
+}
 RECIPES: dict[str, Settings] = {
-    # The default, for a GPU: EfficientNetV2-S with its family's defaults and TTA. Accuracy and time have not been
-    # measured yet.
     "gpu": {},
-    # After the published notebook with Xception, to compare with.
     "baseline-xception": _BASELINE | {"model.backbone": "Xception"},
-    # After the published notebook with EfficientNet-B5, to compare with.
     "baseline-b5": _BASELINE | {"model.backbone": "EfficientNetB5", "fine_tune.batch_size": 16},
-    # A useful model without a GPU: validation accuracy 0.874 in 11 minutes. 160x320 px has as many pixels as 224x224
-    # and puts about 50% more of them on the car.
+    # 160x320 px has as many pixels as 224x224 and puts about 50% more of them on the car.
     "cpu": _CPU | {
         "model.image_height": 160, "model.image_width": 320, "augment.crop_scale": 0.5, "head.num_views": 2,
         "fine_tune.epochs": 5, "fine_tune.layer_decay": 1.0,
     },
-    # The quickest useful model without a GPU: held-out accuracy 0.830 (three seeds) in 5 minutes. The head uses
-    # one view, and the lower blocks, which cost the most, stay frozen.
+    # The head uses one view, and the lower blocks, which cost the most, stay frozen.
     "cpu-fast": _CPU | {
         "model.image_height": 192, "model.image_width": 384, "augment.crop_scale": 0.5, "head.num_views": 1,
         "fine_tune.epochs": 3, "fine_tune.unfrozen_fraction": 0.4, "fine_tune.learning_rate": 1.5e-3,
         "fine_tune.layer_decay": 1.0, "fine_tune.ema_fraction": 0.067,  # 10 of 150 steps
     },
-    # The best model without a GPU: held-out accuracy 0.936 (three seeds) in 67 minutes.
     "cpu-accurate": _CPU | {
         "model.image_height": 224, "model.image_width": 448, "augment.crop_scale": 0.4, "head.num_views": 2,
         "fine_tune.epochs": 24, "fine_tune.learning_rate": 1.5e-3, "fine_tune.mixup": 0.2,
     },
-    # The rendered competition of make demo: validation accuracy 0.904 in about a minute, without downloaded weights.
     "demo": {
         "model.backbone": "Tiny", "model.weights": "none", "model.image_height": 48, "model.image_width": 64,
         "model.batch_norm": False, "head.epochs": 10, "head.num_views": 2, "head.num_trials": 1,

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from carclf.artifacts import Artifact, Audit, Drift, damaged_error
-from carclf.errors import CarclfError, ConfigError
+from carclf.errors import CarclfError, NotFoundError
 from carclf.redaction import redact
 from carclf.runs.index import NUM_READERS, Row, index_row, is_champion
 from carclf.runs.record import Record, read_record
@@ -130,7 +130,7 @@ def open_run(store: Store, run_id: str) -> RunReader:
     """Return a reader of the run; ConfigError if the run does not exist, DataError if its record is damaged."""
     if (record := read_record(store, run_id)) is None:
         command = format_command(store, "runs list")
-        raise ConfigError(f"There is no run {run_id!r} in {store.url}. List the runs: {command}")
+        raise NotFoundError(f"There is no run {run_id!r} in {store.url}. List the runs: {command}")
     return RunReader(store, run_id, record)
 
 

@@ -16,7 +16,6 @@ from carclf.demo.server import KEY_ENV_VAR, DemoServer
 from carclf.errors import ConfigError
 
 SLUG = re.compile(r"[a-z0-9][a-z0-9-]*")
-DAILY_LIMIT = 1000  # far above Kaggle's, because demos are repeated
 
 
 @dataclass(frozen=True)
@@ -28,8 +27,8 @@ class ServeOptions:
     holdout: float | None
     slug: str
     work: Path
-    address: tuple[str, int] = ("127.0.0.1", 0)
-    daily_limit: int = DAILY_LIMIT
+    address: tuple[str, int]
+    daily_limit: int
     gallery: bool = False
 
 

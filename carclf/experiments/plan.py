@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from carclf.config import RECIPES, Config, build_config, load_config
-from carclf.errors import ConfigError, DataError
+from carclf.errors import ConfigError, DataError, NotFoundError
 from carclf.experiments.ablations import ENSEMBLE
 from carclf.experiments.variants import BASELINE, COMPARED_SECTIONS, Changes, parse_recipes
 from carclf.formatting import format_count
@@ -221,7 +221,7 @@ def read_plan(experiment: str, store: Store) -> Plan:
     """Return the plan of an experiment; raise ConfigError if it does not exist, DataError if it is damaged."""
     if (plan := find_plan(experiment, store)) is None:
         command = format_command(store, "experiment plan")
-        raise ConfigError(f"There is no experiment {experiment!r} in {store.url}. Plan it: {command}")
+        raise NotFoundError(f"There is no experiment {experiment!r} in {store.url}. Plan it: {command}")
     return plan
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from carclf.errors import ConfigError
+from carclf.errors import NotFoundError
 from carclf.experiments.outcome import Outcome, compute_outcome
 from carclf.experiments.plan import EXPERIMENT_NAME, Plan
 from carclf.experiments.search import report_results
@@ -49,10 +49,10 @@ def write_outcome(plan: Plan, store: Store) -> dict[str, Any]:
 
 
 def read_outcome(experiment: str, store: Store) -> dict[str, Any]:
-    """Return the content of ``outcome.json``; raise ConfigError if it is missing, DataError if it is damaged."""
+    """Return the content of ``outcome.json``; raise NotFoundError if it is missing, DataError if it is damaged."""
     if (outcome := find_outcome(experiment, store)) is None:
         command = format_command(store, f"experiment compare --name {experiment}")
-        raise ConfigError(f"The experiment {experiment!r} in {store.url} has not been compared yet. Run: {command}")
+        raise NotFoundError(f"The experiment {experiment!r} in {store.url} has not been compared yet. Run: {command}")
     return outcome
 
 

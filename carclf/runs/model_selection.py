@@ -8,9 +8,10 @@ from typing import Any
 from carclf.artifacts import Classifier, Decision, Evaluation, Model, RefittedModel
 from carclf.champion import CHAMPION, champion_model, read_state
 from carclf.champion_history import refit_of_model
-from carclf.errors import ConfigError
+from carclf.errors import ConfigError, NotFoundError
 from carclf.runs.record import Record
 from carclf.runs.run import Run
+from carclf.runs.run_names import load_run
 from carclf.services.storage import Store
 
 KEY_DIGITS = 16
@@ -48,7 +49,8 @@ def select_model(store: Store, key: str = "", run: str = "") -> SelectedModel:
     if key and run:
         raise ConfigError("Both --model and --run are given. Give only one of them.")
     if run:
-        loaded = Run.load(run, store)
+        loaded = load_run(run, store)
+        run = loaded.run_id
         if "refit" in loaded.record["stages"]:
             refitted = loaded.artifact(RefittedModel, "refit")
             return _describe(store, refitted, f"the refitted model of run {run}", loaded.record)
@@ -56,7 +58,7 @@ def select_model(store: Store, key: str = "", run: str = "") -> SelectedModel:
     if key:
         return _describe(store, _find_model(store, key), "a model of the store", None)
     if (champion := champion_model(store)) is None:
-        raise ConfigError(f"{store.url} has no champion yet. Give --run or --model.")
+        raise NotFoundError(f"{store.url} has no champion yet. Give --run or --model.")
     if refit := refit_of_model(read_state(store) or {"history": []}, champion.key):
         refitted = RefittedModel.require(store, refit, f"{CHAMPION} names it")
         return _describe(store, refitted, "the refitted champion", None)
@@ -68,8 +70,8 @@ def _find_model(store: Store, key: str) -> Classifier:
         raise ConfigError(f"Invalid model key {key!r}. Give the {KEY_DIGITS} hexadecimal digits that the log of "
                           "fine_tune shows.")
     if (model := Model.find(store, key) or RefittedModel.find(store, key)) is None:
-        raise ConfigError(f"There is no model {key!r} in {store.url}. Give the name of a folder in models/ or refits/, "
-                          "or --run with the run that trained it.")
+        raise NotFoundError(f"There is no model {key!r} in {store.url}. Give the name of a folder in models/ or "
+                            "refits/, or --run with the run that trained it.")
     return model
 
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from carclf.artifacts import Archive, Artifact, Classifier, Metrics, Model, Split, StageContext, remove_leftovers
 from carclf.config import NAMED_WEIGHTS, Config, build_config, flatten, load_policy
-from carclf.errors import CarclfError, ConfigError, StageSkipped, StageWaiting
+from carclf.errors import CarclfError, ConfigError, NotFoundError, StageSkipped, StageWaiting
 from carclf.formatting import format_pairs, printable
 from carclf.hardware import code_fingerprint, describe_machine, package_versions
 from carclf.progress import STAGE_END_COLOR, STAGE_START_COLOR, log
@@ -132,9 +132,9 @@ class Run:
     def load(cls, run_id: str, store: Store) -> "Run":
         """Read the record; raise ConfigError if there is no such run."""
         if (record := read_record(store, run_id)) is None:
-            raise ConfigError(f"There is no run {run_id!r} in {store.url}. List the runs: "
-                              f"{format_command(store, 'runs list')}. Start it: "
-                              f"{format_command(store, f'download --run {run_id}')}")
+            raise NotFoundError(f"There is no run {run_id!r} in {store.url}. List the runs: "
+                                f"{format_command(store, 'runs list')}. Start it: "
+                                f"{format_command(store, f'download --run {run_id}')}")
         return cls(run_id, store, record)
 
     @property

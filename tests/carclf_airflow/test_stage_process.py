@@ -165,6 +165,20 @@ def test_an_unknown_setting_fails_the_first_task_without_a_retry_and_is_recorded
     assert (row["run"], row["state"], row["text"][: len(pushed)]) == ("r", "failed", pushed[:200])
 
 
+def test_a_missing_store_fails_a_task_without_a_retry(environment: dict[str, str], tmp_path: Path) -> None:
+    code = """
+        import json
+        from airflow.sdk.exceptions import AirflowFailException
+        from carclf_airflow.stage_process import child_environment, run_for_result
+        try:
+            run_for_result("champion current", [], child_environment("promote"))
+        except AirflowFailException as error:
+            print(json.dumps(str(error)))
+    """
+    missing = {"CARCLF_STORE": str(tmp_path / "missing")}
+    assert printed_json(code, environment | missing).startswith("current exited with status 66")
+
+
 @pytest.mark.parametrize(("map_index", "skipped"), [
     (-1, ["score", "submit"]), (2, [["score", 2], ["submit", 2]]),
 ])

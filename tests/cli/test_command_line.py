@@ -21,12 +21,11 @@ def carclf(*arguments: str, home: Path, **variables: str) -> subprocess.Complete
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("arguments", [["runs", "list"], ["runs", "list", "--json"], ["runs", "reindex"],
-                                       ["store", "copy", "--to", "copy"]])
-def test_an_empty_store_is_an_error(tmp_path: Path, arguments: list[str]) -> None:
-    process = carclf(*arguments, "--store", str(tmp_path / "mistyped"), home=tmp_path)
-    assert (process.returncode, process.stdout) == (78, "")
-    assert str(tmp_path / "mistyped") in process.stderr
+def test_a_missing_store_ends_with_one_line_and_status_66(tmp_path: Path) -> None:
+    process = carclf("runs", "list", "--store", str(tmp_path / "mistyped"), home=tmp_path)
+    assert (process.returncode, process.stdout) == (66, "")
+    assert str(tmp_path / "mistyped") in process.stderr and process.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -37,10 +36,10 @@ def test_an_empty_store_is_an_error(tmp_path: Path, arguments: list[str]) -> Non
         (["download", "--set", "epochs"], 78, "'epochs'"),
         (["download", "--run", "../x"], 78, "Invalid run id '../x'"),
         (["download"], 78, "kaggle.json"),
-        (["split"], 78, "There is no run 'r' in"),
+        (["split"], 66, "There is no run 'r' in"),
     ],
 )
-def test_a_configuration_error_ends_with_one_line_and_status_78(
+def test_an_error_ends_with_one_line_and_its_status(
     tmp_path: Path, arguments: list[str], status: int, message: str
 ) -> None:
     run = [] if "--run" in arguments else ["--run", "r"]

@@ -109,7 +109,7 @@ def test_a_check_of_the_store_reports_a_damaged_shard(
 
 
 def test_without_a_source_or_a_champion_nothing_is_planned(tmp_path: Path, images: Path) -> None:
-    assert carclf(init_store(str(tmp_path / "empty")), "plan") == 78
+    assert carclf(init_store(str(tmp_path / "empty")), "plan") == 66
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("CARCLF_PREDICT_SOURCE")
         assert carclf(init_store(str(tmp_path / "empty")), "plan") == 2

@@ -145,12 +145,15 @@ def test_the_commands_list_show_and_compare(store_copy: Store) -> None:
     assert damaged.returncode == 65 and "wide" in damaged.stderr
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["list", "--sort", "color"], "'color'. Use one of run, recipe"),
-    (["show", "nobody"], "There is no run 'nobody' in"), (["show", "../champion"], "Invalid run id"),
-    (["compare", "seed-0", "nobody"], "There is no run 'nobody' in"),
+@pytest.mark.parametrize(("arguments", "status", "message"), [
+    (["list", "--sort", "color"], 78, "'color'. Use one of run, recipe"),
+    (["show", "../champion"], 78, "Invalid run id"),
+    (["show", "nobody"], 66, "There is no run 'nobody' in"),
+    (["compare", "seed-0", "nobody"], 66, "There is no run 'nobody' in"),
 ])
-def test_an_invalid_argument_ends_with_status_78(store: Store, arguments: list[str], message: str) -> None:
+def test_an_invalid_argument_ends_with_its_status(
+    store: Store, arguments: list[str], status: int, message: str
+) -> None:
     process = carclf(*arguments, store=store)
-    assert (process.returncode, process.stdout) == (78, "")
+    assert (process.returncode, process.stdout) == (status, "")
     assert message in process.stderr and "Traceback" not in process.stderr

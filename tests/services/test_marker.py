@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from carclf.champion import set_threshold
 from carclf.cli.app import app
 from carclf.config import load_config
-from carclf.errors import CarclfError, ConfigError, DataError
+from carclf.errors import CarclfError, ConfigError, DataError, NotFoundError
 from carclf.runs.run import Run
 from carclf.services.storage import FolderStore, copy_store, init_store, require_store
 
@@ -53,7 +53,7 @@ def test_every_command_fails_if_the_store_has_vanished(tmp_path: Path, command: 
     shutil.rmtree(store.url)
     (tmp_path / "store").mkdir()  # the mount point of the missing disk
     error = error_of([*command.split(), *COMMANDS[command], "--store", store.url])
-    assert isinstance(error, ConfigError) and f"carclf store init --store {store.url}" in str(error)
+    assert isinstance(error, NotFoundError) and f"carclf store init --store {store.url}" in str(error)
     assert list((tmp_path / "store").iterdir()) == []
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from carclf.errors import ConfigError, ServiceError
+from carclf.errors import ConfigError, NotFoundError, ServiceError
 from carclf.os_errors import expand_home, raise_if_disk_full
 from carclf.services.storage.atomic_file import TEMPORARY_NAME, atomic_path, sync, temporary_path
 from carclf.services.storage.folder_lock import folder_lock
@@ -32,7 +32,7 @@ class FolderStore:
         self.url = str(self.folder)
         self._setting = setting
         if self.folder.is_file():
-            raise ConfigError(f"{self.url} is a file. Use a folder or s3://bucket/prefix ({setting}).")
+            raise NotFoundError(f"{self.url} is a file. Use a folder or s3://bucket/prefix ({setting}).")
 
     def read(self, key: str) -> VersionedObject | None:
         """Return the object, or None if it does not exist."""

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from carclf.errors import ConfigError
+from carclf.errors import NotFoundError
 from carclf.services.storage.open import format_command, open_store
 from carclf.services.storage.parsing import parse_object
 from carclf.services.storage.protocol import Store
@@ -42,7 +42,7 @@ def require_store(url: str | os.PathLike[str]) -> Store:
 def require_marker(store: Store) -> None:
     """Raise ConfigError if the marker is missing, DataError if it is damaged."""
     if (stored := store.read(MARKER)) is None:
-        raise ConfigError(f"There is no store at {store.url}: {MARKER} is missing. Mount its disk, or fix --store "
-                          f"(CARCLF_STORE). To create a new store: {format_command(store, 'store init')}")
+        raise NotFoundError(f"There is no store at {store.url}: {MARKER} is missing. Mount its disk, or fix --store "
+                            f"(CARCLF_STORE). To create a new store: {format_command(store, 'store init')}")
     parse_object(Marker, stored.data, f"{MARKER} in {store.url}", "Restore it from a backup, or remove it and run: "
                  f"{format_command(store, 'store init')}")

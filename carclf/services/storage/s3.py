@@ -11,7 +11,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
 
-from carclf.errors import CarclfError, ConfigError, DataError, ServiceError
+from carclf.errors import CarclfError, ConfigError, DataError, NotFoundError, ServiceError
 from carclf.os_errors import raise_if_disk_full
 from carclf.progress import log
 from carclf.proxies import find_proxy_error
@@ -197,7 +197,7 @@ class S3Store:
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR or code in _THROTTLED:
             return ServiceError(f"Temporary failure of the store {self.url}: {error}. Try again later.")
         if code in _MISSING | {"NoSuchBucket"}:
-            return ConfigError(f"The bucket {self.bucket!r} does not exist: {error}. Check its name, or create it.")
+            return NotFoundError(f"The bucket {self.bucket!r} does not exist: {error}. Check its name, or create it.")
         if code in _CLOCK_SKEW:
             return ConfigError(f"The store {self.url} rejected a request because of the time in it, "
                                f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC: {error}. Set this machine's clock.")
