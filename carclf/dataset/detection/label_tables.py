@@ -56,8 +56,8 @@ class TableLabels:
         for column in rows.columns.difference([self.joined.id_column, self.column], sort=False):
             roles = read_roles(column, rows[column].str.strip().unique())
             if unknown := sorted(value for value, role in roles.items() if not role):
-                raise ConfigError(f"{self.joined.path}: the column {column} has the value {unknown[0]!r}. Expected train, "
-                                  "val or test in each row. Correct the rows, or remove the column.")
+                raise ConfigError(f"{self.joined.path}: the column {column} has the value {unknown[0]!r}. Expected "
+                                  "train, val or test in each row. Correct the rows, or remove the column.")
             if roles:
                 return self.joined.first_values(column).map(roles).map(SOURCES)
         return None
