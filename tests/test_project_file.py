@@ -48,6 +48,13 @@ def test_the_file_gives_defaults_in_its_folder_and_below(folder: Path) -> None:
     assert (config.gate.threshold, config.gate.min_recall_by_class) == (0.8, "Lada Priora=0.7")
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file to another user")
+def test_a_file_of_another_user_is_not_read(folder: Path) -> None:
+    os.chown(folder / "carclf.toml", 65534, -1)
+    apply_project_file(folder / "photos")
+    assert "CARCLF_STORE" not in os.environ
+
+
 def test_variables_take_precedence_over_the_file_and_the_command_line_over_both(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

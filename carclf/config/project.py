@@ -47,8 +47,9 @@ recipe = {recipe}
 def apply_project_file(folder: Path) -> None:
     """Set the variables of this process to the values of the project file, unless they have a value.
 
-    The file is carclf.toml in the folder or its nearest parent with one. If CARCLF_PROJECT_FILE is set, it is the file
-    that the variable names, and none if it is empty. Raise ConfigError if the file is invalid.
+    The file is carclf.toml in the folder or its nearest parent with one; files of other users are left out. If
+    CARCLF_PROJECT_FILE is set, it is the file that the variable names, and none if it is empty. Raise ConfigError if the
+    file is invalid.
     """
     if (path := _find_file(folder)) is None:
         return
@@ -65,9 +66,15 @@ def apply_project_file(folder: Path) -> None:
 def _find_file(folder: Path) -> Path | None:
     if (name := os.environ.get(PROJECT_VARIABLE)) is not None:
         return Path(name) if name else None
-    paths = [parent / PROJECT_FILE for parent in (folder, *folder.parents)]
-    # Path.is_file() raises PermissionError below a folder of another user
-    return next((path for path in paths if os.path.isfile(path)), None)  # noqa: PTH113
+    return next((path for parent in (folder, *folder.parents) if _is_trusted(path := parent / PROJECT_FILE)), None)
+
+
+def _is_trusted(path: Path) -> bool:
+    """Return True if the file exists and is the user's or root's: another user could set the store in /tmp."""
+    try:
+        return path.is_file() and path.stat().st_uid in (os.getuid(), 0)
+    except PermissionError:  # below a folder of another user
+        return False
 
 
 def read_project_file(path: Path) -> dict[str, Any]:
