@@ -48,8 +48,8 @@ def apply_project_file(folder: Path) -> None:
     """Set the variables of this process to the values of the project file, unless they have a value.
 
     The file is carclf.toml in the folder or its nearest parent with one; files of other users are left out. If
-    CARCLF_PROJECT_FILE is set, it is the file that the variable names, and none if it is empty. Raise ConfigError if the
-    file is invalid.
+    CARCLF_PROJECT_FILE is set, it is the file that the variable names, and none if it is empty. Raise ConfigError if
+    the file is invalid.
     """
     if (path := _find_file(folder)) is None:
         return
