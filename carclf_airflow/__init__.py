@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from carclf.config import PROJECT_VARIABLE, apply_project_file
-
 # Airflow's processes and their children read only the project file that the deployment names, and search for none.
-os.environ.setdefault(PROJECT_VARIABLE, "")
-apply_project_file(Path.cwd())
+if os.environ.setdefault("CARCLF_PROJECT_FILE", ""):
+    from carclf.config import apply_project_file  # not needed by each of Airflow's processes, which load the plugin
+
+    apply_project_file(Path.cwd())
