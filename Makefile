@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export CHROMIUM SCREENSHOTS EXIT DATA WEIGHTS TRUTH HOLDOUT RECIPE EXPERIMENT SOURCE TO FROM
 
-.PHONY: help install demo up secrets test test-integration test-kaggle-newer test-browser test-compose test-backbones acceptance fuzz lint lock \
+.PHONY: help install demo up secrets test test-integration test-dags test-kaggle-newer test-browser test-compose test-backbones acceptance fuzz lint lock \
   bench backup restore clean
 
 help: ## list the targets
@@ -25,7 +25,10 @@ test: .venv/.dev ## run the unit tests, offline
 	$(BIN)/pytest -q -n 2 --dist loadfile
 
 test-integration: .venv/.dev ## test with Airflow's processes, servers and trainings, offline
-	$(BIN)/pytest -q -m "integration and not acceptance and not backbones" -n 2 --dist loadfile
+	$(BIN)/pytest -q -m "integration and not acceptance and not dags and not backbones" -n 2 --dist loadfile
+
+test-dags: .venv/.dev ## run whole DAGs in a real Airflow: approval, watched data, publishing, prediction, experiments
+	$(BIN)/pytest -q -m dags -n 2 --dist loadfile
 
 test-kaggle-newer: .venv/.dev ## test Kaggle's faults against a newer client, in a temporary folder
 	$(BIN)/python tests/faults/newer_kaggle.py

@@ -62,7 +62,7 @@ def test_a_new_champion_and_a_cron_expression_start_it(
     assert (described["queues"], described["timeouts"], described["active"]) == (["gpu"], True, 1)
 
 
-@pytest.mark.acceptance
+@pytest.mark.dags
 def test_a_run_predicts_each_image_once_and_the_next_run_nothing(tmp_path: Path) -> None:
     images = tmp_path / "inbox"
     images.mkdir()
@@ -88,7 +88,7 @@ def test_a_run_predicts_each_image_once_and_the_next_run_nothing(tmp_path: Path)
         ["drift", -1, "success"], ["plan", -1, "success"], ["predict", -1, "skipped"]]}
 
 
-@pytest.mark.acceptance
+@pytest.mark.dags
 def test_a_run_of_car_reevaluate_returns_a_row_per_champion(tmp_path: Path) -> None:
     for number in range(12):
         path = tmp_path / "labeled" / CLASS_NAMES[number % 3] / f"{number}.png"

@@ -23,7 +23,7 @@ from carclf_airflow.local.dag_run import FINISHED_STATES, DagRun, trigger_run
 from carclf_airflow.local.processes import ProcessGroup
 from carclf_airflow.local.session import stage_environment
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.dags, pytest.mark.timeout(900)]
 SETTINGS = {"gate.approval": "required", "submit.enabled": False}
 EXAMPLE = "follow_champion"
 TIMEOUT_HOURS = 0.06  # long enough for the other tests; the last one waits for it

@@ -48,7 +48,7 @@ def test_a_new_champion_or_the_day_starts_one_task_per_target(environment: dict[
     }
 
 
-@pytest.mark.acceptance
+@pytest.mark.dags
 def test_a_failing_target_does_not_stop_the_others(environment: dict[str, str], tmp_path: Path) -> None:
     """The champion is missing, so the target folder fails without a retry. The others are not configured."""
     champion = {"action": "promoted", "model": "ab" * 8, "decision": "d", "time": "2026-01-01T00:00:00+00:00"}

@@ -152,7 +152,7 @@ CONF = {"recipe": "demo", "data.source": "demo-cars", "validation.min_images_per
         "gate.min_recall": 0.0, "gate.max_calibration_error": 1.0}
 
 
-@pytest.mark.acceptance
+@pytest.mark.dags
 def test_a_complete_run_skips_submit_if_the_competition_accepts_no_files(
     environment: dict[str, str], server: DemoServer
 ) -> None:

@@ -116,7 +116,7 @@ def test_invalid_hours_fail_the_import_of_the_dag(variable: str, hours: str, tmp
     assert done.returncode == 1 and f"Invalid {variable} '{hours}'" in done.stderr
 
 
-@pytest.mark.acceptance
+@pytest.mark.dags
 def test_a_queued_run_has_a_deadline_in_the_database(tmp_path: Path) -> None:
     """Airflow's scheduler compares these rows with the time."""
     environment = airflow_environment(tmp_path, **SETTINGS, CARCLF_NOTIFICATION_URL="http://host")

@@ -38,7 +38,7 @@ def start(folder: Path, form: dict[str, object]) -> subprocess.CompletedProcess[
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.acceptance
+@pytest.mark.dags
 @pytest.mark.timeout(900)
 def test_a_failing_recipe_does_not_stop_the_others_and_the_gate_judges_the_winner(tmp_path: Path) -> None:
     done = start(tmp_path, FORM)
@@ -61,7 +61,7 @@ def test_a_failing_recipe_does_not_stop_the_others_and_the_gate_judges_the_winne
     assert "approved_by" not in promotion  # gate.approval is off: nobody was asked
 
 
-@pytest.mark.acceptance
+@pytest.mark.dags
 @pytest.mark.timeout(900)
 def test_an_invalid_form_is_reported_before_anything_starts(tmp_path: Path) -> None:
     done = start(tmp_path, FORM | {"recipes": ["tuned fine_tune.epoch=4"]})

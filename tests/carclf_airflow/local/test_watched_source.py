@@ -27,7 +27,7 @@ from carclf_airflow.local.airflow_server import Airflow
 from carclf_airflow.local.processes import ProcessGroup
 from carclf_airflow.local.session import stage_environment
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.dags, pytest.mark.timeout(900)]
 
 QUIET_SECONDS = 15
 WATCH = {
