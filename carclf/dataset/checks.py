@@ -41,8 +41,8 @@ def file_findings(layout: Layout) -> Iterator[Finding]:
     for folder, names in groupby(images, lambda name: name.rpartition("/")[0]):
         paths = list(names)
         yield Finding("ignored_data", paths[0], (
-            f"{format_count(len(paths), 'image of', 'images of')} {folder or 'the top folder'} without a label that "
-            "the test set does not have: ignored."))
+            f"{format_count(len(paths), 'image is', 'images are')} ignored in {folder or 'the top folder'}: without a "
+            f"label, and not in the test set (first: {paths[0]})."))
 
 
 def check_layout(layout: Layout, config: Validation) -> list[Finding]:

@@ -227,14 +227,15 @@ def describe_unmatched(table: Table, images: pd.DataFrame, config: Data) -> str:
 def join(table: Table, names: ImageNames, config: Data) -> Joined | None:
     """Return the table with its column of ids; None if no column names images.
 
-    A column needs an image for half of its ids, which must not repeat often. File names are preferred to other text,
-    and that to whole numbers, which may be the numbers of rows; then the column that names the most images. Raises
-    ConfigError if ``data.id_column`` is none of the columns.
+    A column needs an image for half of its ids, which must not repeat often. The one that names the most images is
+    used; one that may contain the numbers of the rows only if there is no other. Raises ConfigError if
+    ``data.id_column`` is none of the columns.
     """
     candidates = _candidates(table, names, config)
     if not candidates:
         return None
-    ranks = [(_rank(candidate), candidate.match.num_images) for candidate in candidates]
+    ranks = [(not _has_row_numbers(table.rows[candidate.id_column]), candidate.match.num_images)
+             for candidate in candidates]
     best, *others = [candidate for candidate, rank in zip(candidates, ranks, strict=True) if rank == max(ranks)]
     images = table.rows[best.id_column].map(best.match.rows)
     rivals = [other.id_column for other in others
@@ -242,10 +243,10 @@ def join(table: Table, names: ImageNames, config: Data) -> Joined | None:
     return replace(best, rival=rivals[0]) if rivals else best
 
 
-def _rank(candidate: Joined) -> int:
-    if candidate.match.form.endswith("name"):
-        return 2
-    return int(not all(map(str.isdecimal, candidate.match.rows)))
+def _has_row_numbers(values: "pd.Series[str]") -> bool:
+    """Return True if the values are the whole numbers from 0 or from 1 on, in any order."""
+    distinct = set(values)
+    return any(distinct == set(map(str, range(first, first + len(values)))) for first in (0, 1))
 
 
 def _candidates(table: Table, names: ImageNames, config: Data) -> list[Joined]:

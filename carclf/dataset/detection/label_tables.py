@@ -48,19 +48,21 @@ class TableLabels:
 
     @property
     def sources(self) -> "pd.Series[str] | None":
-        """The sources of the images in the column of subsets, with values such as train and test, if there is one.
+        """The sources of the images in the columns of subsets, with values such as train and test, if there are some.
 
-        Raises ConfigError if it has another value.
+        The first column counts in which an image is not for training. Raises ConfigError if one has another value.
         """
         rows = self.joined.table.rows
+        result = None
         for column in rows.columns.difference([self.joined.id_column, self.column], sort=False):
             roles = read_roles(column, rows[column].str.strip().unique())
             if unknown := sorted(value for value, role in roles.items() if not role):
                 raise ConfigError(f"{self.joined.path}: the column {column} has the value {unknown[0]!r}. Expected "
                                   "train, val or test in each row. Correct the rows, or remove the column.")
             if roles:
-                return self.joined.first_values(column).map(roles).map(SOURCES)
-        return None
+                sources = self.joined.first_values(column).map(roles).map(SOURCES)
+                result = sources if result is None else result.where(result != "train", sources)
+        return result
 
 
 def join_tables(tables: Sequence[Table], images: pd.DataFrame, config: Data) -> list[Joined]:
@@ -124,10 +126,12 @@ def read_labels(joined: Joined, targets: Sequence[str], config: Data) -> TableLa
 def _one_hot_columns(rows: pd.DataFrame, columns: Sequence[str], targets: Sequence[str]) -> list[str]:
     """Return the columns of the targets, or those with 0 and 1 of which each row has one; [] if there are none.
 
-    A column with 1 in each row, such as is_image, is no class.
+    A column with 1 in each row, such as is_image, is not a class. A column that is called like label is preferred.
     """
     if len(targets) > 1 and set(targets) <= set(columns):
         return list(targets)
+    if any(_may_be_label(rows[column], column) for column in columns if _is_usual(column, targets)):
+        return []
     binary = [column for column in columns if set(rows[column]) <= _ONE_HOT.keys()
               and not read_roles(column, set(rows[column]))]
     if not _is_one_hot(rows[binary]):
@@ -136,6 +140,12 @@ def _one_hot_columns(rows: pd.DataFrame, columns: Sequence[str], targets: Sequen
     has_others = any(column not in binary and not is_group_column(column) for column in columns)
     is_one_hot = _is_one_hot(rows[binary]) or not (has_others or targets)
     return binary if len(binary) > 1 and is_one_hot else []
+
+
+def _is_usual(column: str, targets: Sequence[str]) -> bool:
+    """Return True if a column is called like label, or like the only target."""
+    is_target = [column.lower()] == [name.lower() for name in targets]
+    return is_target or re.sub("[^a-z]", "", column.lower()) in _LABEL_NAMES
 
 
 def _is_one_hot(rows: pd.DataFrame) -> bool:
@@ -168,7 +178,7 @@ def _choose_column(table: Table, columns: Sequence[str], targets: Sequence[str],
                        and set(map(class_key, rows[column].unique())) <= keys]:
             return _only(table, matches), 2
     fitting = [column for column in columns if _may_be_label(rows[column], column)]
-    usual = [column for column in fitting if re.sub("[^a-z]", "", column.lower()) in _LABEL_NAMES]
+    usual = [column for column in fitting if _is_usual(column, targets)]
     return (_only(table, usual or fitting), int(bool(usual))) if fitting else ("", 0)
 
 

@@ -160,7 +160,9 @@ def _from_prefixes(evidence: Evidence, joined: Sequence[Joined]) -> Labels:
     tables = evidence.tables if allows_tables else []
     reasons = describe_unlabeled(tables, joined, evidence.images, evidence.config)
     text = "".join(f" {reason}" for reason in [*evidence.errors.values(), *reasons][:MAX_REASONS])
-    if prefixes is not None and setting == "auto" and _may_have_labels(tables, prefixes.nunique()):
+    used = {table.path for table in joined}
+    unmatched = [table for table in tables if table.path not in used]
+    if prefixes is not None and setting == "auto" and _may_have_labels(unmatched, prefixes.nunique()):
         raise ConfigError(f"The labels may be in a table, or be prefixes of names, such as {prefixes.min()}.{text} "
                           "Correct the table, or set data.label_source to file_names.")
     if prefixes is None:

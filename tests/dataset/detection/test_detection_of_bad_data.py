@@ -273,6 +273,48 @@ def test_a_class_folder_without_a_readable_image_is_reported(layout_of: Any) -> 
     assert [(finding.kind, finding.path) for finding in layout.findings] == [("empty_class_folder", "cow")]
 
 
+def labeled(columns: str, row: str) -> dict[str, str]:
+    """Return a table of 8 images, alternately van and suv; ``row`` formats the number n and the label."""
+    rows = [row.format(n=n, reverse=7 - n, label=["van", "suv"][n % 2], flag=n < 4) for n in range(8)]
+    return {"labels.csv": "\n".join([columns, *rows]) + "\n"}
+
+
+@pytest.mark.parametrize(("columns", "row"), [
+    ("file,label,day,night", "{n}.jpg,{label},{flag},{flag:d}"),
+    ("file,label,augmented", "{n}.jpg,{label},{flag}"),
+    ("file,label,passed_test", "{n}.jpg,{label},{flag:d}"),
+    ("file,label,valid", "{n}.jpg,{label},1"),
+])
+def test_other_boolean_columns_do_not_matter_next_to_a_label(layout_of: Any, columns: str, row: str) -> None:
+    layout = layout_of([f"images/{n}.jpg" for n in range(8)], labeled(columns, row))
+    assert labels_of(layout)["1"] == "suv" and set(layout.images["source"]) == {"train"}
+
+
+def test_two_flags_of_subsets_are_combined(layout_of: Any) -> None:
+    rows = [f"{n}.jpg,{['van', 'suv'][n % 2]},{n // 2 == 1:d},{n // 2 == 2:d}" for n in range(8)]
+    table = "\n".join(["file,label,is_val,is_test", *rows]) + "\n"
+    sources = layout_of([f"images/{n}.jpg" for n in range(8)], {"labels.csv": table}).images["source"]
+    assert sources.value_counts().to_dict() == {"train": 4, "val": 2, "holdout": 2}
+
+
+def test_padded_ids_and_original_names_that_differ_need_a_setting(layout_of: Any) -> None:
+    images = [f"images/00{n}.jpg" for n in range(8)]
+    with pytest.raises(ConfigError, match=r"data\.id_column"):
+        layout_of(images, labeled("id,original_name,label", "00{n},00{reverse}.jpg,{label}"))
+
+
+def test_a_class_may_be_called_train_in_a_table(layout_of: Any) -> None:
+    rows = [f"{n}.jpg,{['train', 'car', 'test tube', 'bus'][n % 4]}" for n in range(16)]
+    layout = layout_of([f"images/{n}.jpg" for n in range(16)], {"labels.csv": "\n".join(["file,label", *rows]) + "\n"})
+    assert layout.class_names == ("bus", "car", "test tube", "train")
+
+
+def test_prefixes_of_names_may_have_a_table_of_other_facts(layout_of: Any) -> None:
+    images = [f"images/{label}.{n}.jpg" for label in ("cat", "dog") for n in range(4)]
+    sizes = "file,width\n" + "".join(f"{path.partition('/')[2]},{90 + n}\n" for n, path in enumerate(images))
+    assert layout_of(images, {"sizes.csv": sizes}).class_names == ("cat", "dog")
+
+
 def test_an_image_in_no_class_folder_and_an_empty_class_are_reported(layout_of: Any, tmp_path: Path) -> None:
     (tmp_path / "source/train/7").mkdir(parents=True)
     layout = layout_of(
