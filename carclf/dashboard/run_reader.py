@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from carclf.artifacts import Artifact, Audit, Drift, damaged_error
-from carclf.errors import CarclfError, NotFoundError
+from carclf.errors import CarclfError
 from carclf.redaction import redact
 from carclf.runs.index import NUM_READERS, Row, index_row, is_champion
-from carclf.runs.record import Record, read_record
-from carclf.services.storage import Store, format_command
+from carclf.runs.record import Record, missing_run_error, read_record
+from carclf.services.storage import Store
 from carclf.stages.chain import STAGES
 
 T = TypeVar("T")
@@ -127,10 +127,9 @@ class RunReader:
 
 
 def open_run(store: Store, run_id: str) -> RunReader:
-    """Return a reader of the run; ConfigError if the run does not exist, DataError if its record is damaged."""
+    """Return a reader of the run; NotFoundError if the run does not exist, DataError if its record is damaged."""
     if (record := read_record(store, run_id)) is None:
-        command = format_command(store, "runs list")
-        raise NotFoundError(f"There is no run {run_id!r} in {store.url}. List the runs: {command}")
+        raise missing_run_error(store, run_id)
     return RunReader(store, run_id, record)
 
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any, NotRequired
 from pydantic import AfterValidator, FiniteFloat, with_config
 from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
 
-from carclf.errors import ConfigError
-from carclf.services.storage import Store, parse_object, update_object
+from carclf.errors import ConfigError, NotFoundError
+from carclf.services.storage import Store, format_command, parse_object, update_object
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 MAX_DAG_RUN_ID = 100  # characters; an experiment appends the recipe and the seed for the ids of its runs
@@ -98,6 +98,12 @@ def record_key(run_id: str) -> str:
         raise ConfigError(f"Invalid run id {run_id!r}. Use at most 200 letters, digits and ._- and start with a letter "
                           "or digit.")
     return f"runs/{run_id}.json"
+
+
+def missing_run_error(store: Store, name: str, hint: str = "") -> NotFoundError:
+    """Return the error about a run that the store does not have. ``hint`` is a sentence with a space at the end."""
+    return NotFoundError(f"There is no run {name!r} in {store.url}. {hint}List the runs: "
+                         f"{format_command(store, 'runs list')}")
 
 
 def read_record(store: Store, run_id: str) -> Record | None:

@@ -29,6 +29,7 @@ from carclf.runs.record import (
     Attempt,
     Record,
     change_record,
+    missing_run_error,
     parse_record,
     read_record,
     record_key,
@@ -130,11 +131,10 @@ class Run:
 
     @classmethod
     def load(cls, run_id: str, store: Store) -> "Run":
-        """Read the record; raise ConfigError if there is no such run."""
+        """Read the record; raise NotFoundError if there is no such run."""
         if (record := read_record(store, run_id)) is None:
-            raise NotFoundError(f"There is no run {run_id!r} in {store.url}. List the runs: "
-                                f"{format_command(store, 'runs list')}. Start it: "
-                                f"{format_command(store, f'download --run {run_id}')}")
+            error = missing_run_error(store, run_id)
+            raise NotFoundError(f"{error}. Start it: {format_command(store, f'download --run {run_id}')}")
         return cls(run_id, store, record)
 
     @property

@@ -3,13 +3,13 @@
 import os
 from difflib import get_close_matches
 
-from carclf.errors import ConfigError, NotFoundError
+from carclf.errors import ConfigError
 from carclf.formatting import format_list
 from carclf.progress import TASK_LOG_VARIABLE
 from carclf.runs.index import list_runs
-from carclf.runs.record import record_key
+from carclf.runs.record import missing_run_error, record_key
 from carclf.runs.run import Run
-from carclf.services.storage import Store, format_command
+from carclf.services.storage import Store
 
 LAST, CHAMPION = "last", "champion"
 
@@ -38,5 +38,4 @@ def find_run_id(name: str, store: Store) -> str:
         return str(matches[0])
     similar = get_close_matches(name, [*run_ids, LAST, CHAMPION], n=1)
     hint = f"Did you mean {similar[0]}? " if similar else ""
-    raise NotFoundError(f"There is no run {name!r} in {store.url}. {hint}List the runs: "
-                        f"{format_command(store, 'runs list')}")
+    raise missing_run_error(store, name, hint)

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import product, takewhile
+from itertools import takewhile
 
 import pandas as pd
 
@@ -74,18 +74,14 @@ class ImageNames:
         Paths are compared as they are, without the first folders that all of them have, and without their folders; at
         last without their extensions, as if the images had been converted.
         """
-        paths = {image_id: normalized(image_id) for image_id in ids}
-        variants = [paths, *_without_common_folders(paths)]
-        if form in ("auto", "name") and any("/" in path for path in paths.values()):
-            variants.append({image_id: path.rpartition("/")[2] for image_id, path in paths.items()})
-        if form == "auto" and any(image_stem(path) != path for path in paths.values()):
-            variants += [{image_id: image_stem(path) for image_id, path in variant.items()} for variant in variants]
+        forms = ("name", "stem", "number", "suffix") if form == "auto" else (form,)
         best = Match(form, {}, tuple(ids))
-        for paths, candidate in product(variants, ("name", "stem", "number", "suffix") if form == "auto" else (form,)):
-            match = self._match(paths, candidate)
-            if match.is_complete:
-                return match
-            best = max(best, match, key=lambda match: (match.num_images, len(match.ambiguous)))
+        for paths in _variants(ids, form):
+            for candidate in forms:
+                match = self._match(paths, candidate)
+                if match.is_complete:
+                    return match
+                best = max(best, match, key=lambda match: (match.num_images, len(match.ambiguous)))
         return best
 
     def _match(self, paths: dict[str, str], form: str) -> Match:
@@ -131,6 +127,23 @@ class ImageNames:
         suffixes = {stem[len(path):] if stem.startswith(path) else "" for path, stem in following}
         suffix = suffixes.pop() if len(suffixes) == 1 else ""
         return "{id}" if suffix[:1].isalnum() else f"{{id}}{suffix}"
+
+
+def _variants(ids: Sequence[str], form: str) -> Iterator[dict[str, str]]:
+    """Yield the paths of the ids in the order of ``match``; each variant is made only if it is needed."""
+    paths = {image_id: normalized(image_id) for image_id in ids}
+    yield from _without_folders(paths, form)
+    if form == "auto" and any(image_stem(path) != path for path in paths.values()):
+        for variant in _without_folders(paths, form):
+            yield {image_id: image_stem(path) for image_id, path in variant.items()}
+
+
+def _without_folders(paths: dict[str, str], form: str) -> Iterator[dict[str, str]]:
+    """Yield the paths as they are, without common first folders, and without all folders."""
+    yield paths
+    yield from _without_common_folders(paths)
+    if form in ("auto", "name") and any("/" in path for path in paths.values()):
+        yield {image_id: path.rpartition("/")[2] for image_id, path in paths.items()}
 
 
 def _without_common_folders(paths: Mapping[str, str]) -> Iterator[dict[str, str]]:
