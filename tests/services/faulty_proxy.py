@@ -40,7 +40,6 @@ class FaultyProxy:
         self.uploads_without_checksum = 0
         self.fault: Fault = lambda method, target: None
         self.server_address = urlsplit(endpoint).netloc
-        self.server_lock = threading.Lock()  # moto loses parts that arrive at the same time
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (ProxyHandler,), {"proxy": self}))
         self.http.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
@@ -96,11 +95,10 @@ class ProxyHandler(BaseHTTPRequestHandler):
         return checksum is not None and base64.b64encode(zlib.crc32(body).to_bytes(4, "big")).decode() != checksum
 
     def forward(self, body: bytes) -> Response:
-        with self.proxy.server_lock:
-            server = HTTPConnection(self.proxy.server_address)
-            server.request(self.command, self.path, body, dict(self.headers))
-            response = server.getresponse()
-            return Response(response.status, dict(response.getheaders()), response.read())
+        server = HTTPConnection(self.proxy.server_address)
+        server.request(self.command, self.path, body, dict(self.headers))
+        response = server.getresponse()
+        return Response(response.status, dict(response.getheaders()), response.read())
 
     def respond(self, response: Response, cut: bool = False) -> None:
         self.send_response(response.status)
