@@ -59,7 +59,7 @@ def isolated_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest
 def s3_endpoint() -> Iterator[str]:
     """The URL of moto's server, which handles one request at a time.
 
-    It loses parts that arrive together, and answers 500 if an object is overwritten while another request reads it.
+    It loses parts that arrive together, and responds with 500 if an object is overwritten while it is read.
     """
     application, lock = DomainDispatcherApplication(create_backend_app), threading.Lock()
 

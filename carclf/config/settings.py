@@ -82,6 +82,8 @@ class Data(Section):
     label_column: Text = Field("", description="Column of the label table with the class.")
     group_column: Text = Field(
         "", description="Column whose groups, such as patients, are never in two subsets; 'none' ignores groups.")
+    subset_column: Text = Field(
+        "", description="Column that gives each image's subset, such as train or test; 'none' ignores such columns.")
     id_form: str = Field(  # not Text: pydantic applies only one pattern
         "auto", max_length=10_000,
         pattern=r"^(auto|path|name|stem|number|[^\x00-\x1f\x7f]*\{id\}[^\x00-\x1f\x7f]*)$",

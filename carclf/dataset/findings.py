@@ -19,6 +19,7 @@ SEVERITY_BY_KIND: dict[str, str] = {
     "unmatched_label_fix": "warning", "invalid_label_table": "warning", "unmatched_label_table": "warning",
     "similar_classes": "warning", "combined_classes": "warning", "guessed_encoding": "warning",
     "empty_class_folder": "warning", "empty_class_column": "warning", "placeholder_class": "warning",
+    "garbled_class": "warning", "unnamed_classes": "warning",
     "ignored_data": "warning", "ignored_file": "info",
     "wrong_file_extension": "info", "non_rgb_mode": "info", "exif_orientation": "info",
     "unknown_class": "error", "ambiguous_class": "error", "empty_class": "error", "too_few_images": "error",
@@ -57,7 +58,8 @@ def describe_missing_images(missing: Collection[str], num_ids: int, file: str = 
     ``file`` is the table with the ids, if the message does not name it otherwise.
     """
     ids = format_count(num_ids, "id") + (f" in {file}" if file else "")
-    return f"{format_count(len(missing), f'of {ids} has', f'of {ids} have')} no image: {format_labels(missing)}."
+    return (f"{format_count(len(missing), f'of {ids} has', f'of {ids} have')} no image: "
+            f"{format_labels(image_id or repr('') for image_id in missing)}.")
 
 
 class Findings:

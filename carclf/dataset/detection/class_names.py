@@ -18,6 +18,8 @@ _NO_LABEL = {
     "unlabeled", "unlabelled", "not-labeled", "not-labelled", "no-label", "nolabel", "without-label", "unknown",
     "undefined", "unspecified", "missing", "none", "null", "nan", "na", "n-a", "todo", "tbd",
 }
+# Of the code page in which names without an encoding are read.
+_CP437_SYMBOLS = {symbol for symbol in bytes(range(128, 256)).decode("cp437") if not symbol.isalpha()}
 NameMap = tuple[str, Mapping[str, str]]  # where they are, and the names by label
 
 
@@ -74,8 +76,12 @@ def _names(labels: Collection[str], mapping: Mapping[str, str]) -> dict[str, str
     return names if all(names.values()) and len(set(names.values())) == len(names) else {}
 
 
-def check_names(names: Collection[str]) -> Iterator[Finding]:
-    """Yield the classes that may be the same one, no label, or several labels of one image."""
+def check_names(names: Collection[str]) -> list[Finding]:
+    """Return the classes that may be the same one, no label, garbled, or several labels of one image."""
+    return [*_find_equal(names), *_find_doubtful(names)]
+
+
+def _find_equal(names: Collection[str]) -> Iterator[Finding]:
     names_by_key = defaultdict(list)
     for name in sort_naturally(names):
         names_by_key[number_key(name)].append(name)
@@ -88,15 +94,24 @@ def check_names(names: Collection[str]) -> Iterator[Finding]:
             yield Finding("similar_classes", same[0], (
                 f"The classes {format_labels(same)} differ only in upper and lower case or punctuation. Merge them if "
                 "they are the same class."))
+
+
+def _find_doubtful(names: Collection[str]) -> Iterator[Finding]:
     for name in sort_naturally(names):
         if class_key(name) in _NO_LABEL:
             yield Finding("placeholder_class", name, (
                 f"'{name}' is used as a class, but may mean that there is no label. If so, remove its images, or "
                 "move them out of the training images."))
-    if combined := _combined(names):
-        yield Finding("combined_classes", combined[0], (
-            f"{format_count(len(combined), 'class', 'classes')}, such as {combined[0]!r}, may be several labels of one "
-            "image, which is not supported. If so, keep one label per image."))
+    garbled = [name for name in sort_naturally(names) if not _CP437_SYMBOLS.isdisjoint(name)]
+    for kind, doubtful, problem in (
+        ("garbled_class", garbled, "may have a wrong name, because archives may not record the encoding of names. If "
+         "so, create the archive with UTF-8 names, or set data.class_names."),
+        ("combined_classes", _combined(names), "may be several labels of one image, which is not supported. If so, "
+         "keep one label per image."),
+    ):
+        if doubtful:
+            yield Finding(kind, doubtful[0], (
+                f"{format_count(len(doubtful), 'class', 'classes')}, such as {doubtful[0]!r}, {problem}"))
 
 
 def _combined(names: Collection[str]) -> list[str]:

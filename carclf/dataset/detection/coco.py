@@ -1,12 +1,12 @@
 """JSON files, and COCO JSON: images, annotations and categories as a table of files and labels."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
 
-from carclf.dataset.detection.files import Files
+from carclf.dataset.detection.files import Files, normalized
 from carclf.dataset.detection.tables import MAX_BYTES, Table
 from carclf.errors import DataError
 
@@ -15,11 +15,15 @@ FILE_COLUMN, LABEL_COLUMN = "file_name", "category_id"
 
 @dataclass(frozen=True)
 class Coco:
-    """The COCO files of a source: their tables, the names of the categories by id, and the images' files by id."""
+    """The JSON files with labels, and what COCO files have: names of the categories by id, and images' files by id.
+
+    ``unnamed`` are the paths of the files whose categories have no names, or not different ones.
+    """
 
     tables: tuple[Table, ...]
     categories: dict[str, str]
     file_names: dict[str, str]
+    unnamed: tuple[str, ...] = ()
 
 
 def read_json_files(files: Files) -> tuple[dict[str, object], dict[str, DataError]]:
@@ -35,26 +39,45 @@ def read_json_files(files: Files) -> tuple[dict[str, object], dict[str, DataErro
     return contents, errors
 
 
-def read_coco(json_files: Mapping[str, object]) -> Coco:
+def read_coco(json_files: Mapping[str, object], names: Collection[str]) -> Coco:
     """Return the content of the JSON files that list images; other JSON files are left out.
 
-    An image with annotations of several categories has several rows.
+    They are COCO files, in which an image with annotations of several categories has several rows; or they map file
+    names to labels, or are lists of records. ``names`` are the file names and stems of the images.
     """
-    tables = []
+    tables, unnamed = [], []
     categories: dict[str, str] = {}
     file_names: dict[str, str] = {}
     for path, data in json_files.items():
-        names = dict(_pairs(data, "images", "id", "file_name"))
-        if not names:
+        files = dict(_pairs(data, "images", "id", "file_name"))
+        if not files:
+            tables += _read_records(path, data, names)
             continue
-        file_names |= names
-        categories |= dict(_pairs(data, "categories", "id", "name"))
-        labels = {(names[image_id], label) for image_id, label in _pairs(data, "annotations", "image_id", "category_id")
-                  if image_id in names}
+        file_names |= files
+        named = dict(_pairs(data, "categories", "id", "name"))
+        categories |= named
+        if not named or len(set(named.values())) < len(named):
+            unnamed.append(path)
+        labels = {(files[image_id], label) for image_id, label in _pairs(data, "annotations", "image_id", "category_id")
+                  if image_id in files}
         if labels:
             rows = pd.DataFrame(sorted(labels), columns=[FILE_COLUMN, LABEL_COLUMN], dtype="object")
             tables.append(Table(path, rows))
-    return Coco(tuple(tables), categories, file_names)
+    return Coco(tuple(tables), categories, file_names, tuple(unnamed))
+
+
+def _read_records(path: str, data: object, names: Collection[str]) -> list[Table]:
+    """Return a JSON object of labels by file name, or a list of records with equal keys, as a table with ids.
+
+    An object with numbers as keys has the names of classes.
+    """
+    if isinstance(data, dict) and not all(map(str.isdecimal, data)):
+        data = [{FILE_COLUMN: name, "label": label} for name, label in data.items()]
+    if not (data and isinstance(data, list) and all(isinstance(record, dict) for record in data)):
+        return []
+    rows = pd.DataFrame([{key: str(value) for key, value in record.items() if isinstance(value, str | int | float)}
+                         for record in data], dtype="object").dropna(axis="columns")
+    return [Table(path, rows)] if any(rows[column].map(normalized).isin(names).any() for column in rows) else []
 
 
 def _pairs(data: object, name: str, key: str, value: str) -> list[tuple[str, str]]:

@@ -19,7 +19,7 @@ from carclf.dataset.detection.rejections import describe_no_images, find_other_f
 from carclf.dataset.detection.result import Detection, Layout, SubmissionFormat
 from carclf.dataset.detection.submission_format import detect_format, find_sample, is_sample, targets
 from carclf.dataset.detection.subsets import detect_subsets, list_images
-from carclf.dataset.detection.tables import Table, has_pixels, read_tables
+from carclf.dataset.detection.tables import Table, has_pixels, image_names, read_tables
 from carclf.dataset.detection.test_set import find_sample_images, find_test_images
 from carclf.dataset.findings import Finding
 from carclf.dataset.listing import Folder, list_source, unreadable_error
@@ -64,8 +64,9 @@ def detect(folder: Path, config: Config, evaluation_metric: str = "") -> Layout:
     images = _assemble(source, train, test_ids, names)
     reported = {finding.path for finding in labels.findings if finding.kind == "ambiguous_class"}
     spellings = [finding for finding in check_names(names.values()) if finding.path not in reported]
-    findings = (*labels.findings, *_find_guesses(labels), *spellings, *_find_problems(source, images))
-    detections = [*detect_subsets(source.images), *detections]
+    findings = (*labels.findings, *_find_guesses(labels), *_find_unnamed(source, named), *spellings,
+                *_find_problems(source, images))
+    detections = [*detect_subsets(source.images), *labels.subsets, *detections]
     sample_ids = tuple(sample.rows.iloc[:, 0]) if sample else ()
     return Layout(images, tuple(sort_naturally(names.values())), metric.result, submission, tuple(detections),
                   sample_ids, findings, _ignored(source, images))
@@ -90,7 +91,8 @@ def _read_source(folder: Path, config: Config) -> _Source:
         names = [*files.tables, *files.json, *files.others, *files.ignored]
         raise DataError(describe_no_images(names, has_pixels=any(map(has_pixels, tables))))
     json, json_errors = read_json_files(files)
-    return _Source(files, images[images["role"] != "other"], tables, errors | json_errors, json, read_coco(json))
+    coco = read_coco(json, image_names(images["path"]) if json else ())
+    return _Source(files, images[images["role"] != "other"], tables, errors | json_errors, json, coco)
 
 
 def _find_sample_images(
@@ -181,6 +183,12 @@ def _find_guesses(labels: Labels) -> list[Finding]:
     return [Finding("guessed_encoding", table.path, (
         f"The table is not UTF-8. It was read as {table.guessed_encoding}, which is a guess: {_first_word(table)!r}. "
         "If that is wrong, save the table as UTF-8.")) for table in tables]
+
+
+def _find_unnamed(source: _Source, named: Detection) -> list[Finding]:
+    return [Finding("unnamed_classes", path, (
+        "The categories do not have a different name each, so the classes are called by their ids. Correct the names, "
+        "or set data.class_names.")) for path in source.coco.unnamed if named.evidence == "labels"]
 
 
 def _first_word(table: Table) -> str:

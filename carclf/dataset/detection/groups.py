@@ -62,7 +62,7 @@ def _groups_of_names(
     if names.notna().all() and len(names) and _is_useful(names, images["label"]):
         return names, Detection("groups", "file name before _left and _right", format_count(names.nunique(), "group"))
     has_paths = any(image_id.count("/") == 1 for table in joined for image_id in list(table.match.rows)[:1])
-    if has_paths and _is_useful(images["folder"], images["label"]):
-        num_folders = format_count(images["folder"].nunique(), "folder")
-        return images["folder"], Detection("groups", "folder", f"the ids have {num_folders}")
+    if has_paths and _is_useful(images["subfolder"], images["label"]):
+        num_folders = format_count(images["subfolder"].nunique(), "folder")
+        return images["subfolder"], Detection("groups", "folder", f"the ids have {num_folders}")
     return None

@@ -224,7 +224,7 @@ def first_of_each(values: "pd.Series[str]") -> "pd.Series[str]":
 def describe_unmatched(table: Table, images: pd.DataFrame, config: Data) -> str:
     """Return why ``join`` returns None for a table: the ids in its best column that no image has."""
     names = ImageNames(images)
-    columns = [table.column(config.id_column, "data.id_column")] if config.id_column else list(table.rows.columns)
+    columns = _id_columns(table, config.id_column)
     matches = {column: names.match(sorted(table.rows[column].unique()), config.id_form) for column in columns}
     column = max(matches, key=lambda column: matches[column].num_images)
     match = matches[column]
@@ -234,15 +234,15 @@ def describe_unmatched(table: Table, images: pd.DataFrame, config: Data) -> str:
         return (f"{table.path} has no column with ids of the images (first {table.row_noun}: "
                 f"{', '.join(table.rows.iloc[0])[:100]!r}; first image: {images['path'].iloc[0]!r}{reason}).")
     return (f"{table.path}: only {len(match.rows)} of {format_count(len(match.rows) + len(match.missing), 'id')} in "
-            f"{column} name images (not {', '.join(map(repr, match.missing[:3]))}, compared by {match.form}{reason}).")
+            f"{column} name images, less than half (not {', '.join(map(repr, match.missing[:3]))}, compared by "
+            f"{match.form}{reason}).")
 
 
 def join(table: Table, names: ImageNames, config: Data) -> Joined | None:
     """Return the table with its column of ids; None if no column names images.
 
     A column needs an image for half of its ids, which must not repeat often. The one that names the most images is
-    used; one that may contain the numbers of the rows only if there is no other. Raises ConfigError if
-    ``data.id_column`` is none of the columns.
+    used; one that may contain the numbers of the rows only if there is no other.
     """
     candidates = _candidates(table, names, config)
     if not candidates:
@@ -256,6 +256,11 @@ def join(table: Table, names: ImageNames, config: Data) -> Joined | None:
     return replace(best, rival=rivals[0]) if rivals else best
 
 
+def _id_columns(table: Table, setting: str) -> list[str]:
+    """Return the columns that may have the ids: the one of ``data.id_column`` in a table that has it, else all."""
+    return table.find_columns(setting)[:1] or list(table.rows.columns)
+
+
 def _has_row_numbers(values: "pd.Series[str]") -> bool:
     """Return True if the values are the whole numbers from 0 or from 1 on, in any order."""
     distinct = set(values)
@@ -264,8 +269,7 @@ def _has_row_numbers(values: "pd.Series[str]") -> bool:
 
 def _candidates(table: Table, names: ImageNames, config: Data) -> list[Joined]:
     candidates = []
-    setting = config.id_column
-    for column in [table.column(setting, "data.id_column")] if setting else table.rows.columns:
+    for column in _id_columns(table, config.id_column):
         values = table.rows[column]
         sample = names.match(values.iloc[:: max(1, len(values) // NUM_SAMPLED)].unique().tolist(), config.id_form)
         if not sample.rows and not sample.ambiguous:

@@ -10,14 +10,14 @@ from carclf.config.settings import Data
 from carclf.dataset.detection.groups import is_group_column
 from carclf.dataset.detection.ids import ImageNames, Joined, describe_unmatched, first_of_each, join
 from carclf.dataset.detection.result import class_key, class_name
-from carclf.dataset.detection.subsets import SOURCES, read_roles
+from carclf.dataset.detection.subset_columns import FLAGS, read_roles
 from carclf.dataset.detection.tables import LABEL_SEPARATOR, Table
 from carclf.errors import ConfigError, DataError
 from carclf.formatting import format_count, format_list
 
 # Columns with these names are preferred to others with as good values.
 _LABEL_NAMES = {"label", "labels", "class", "classes", "classname", "category", "categoryid", "target"}
-_ONE_HOT = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "False": 0, "True": 1, "false": 0, "true": 1, "FALSE": 0, "TRUE": 1}
+_ONE_HOT = {name: int(flag) for name, flag in FLAGS.items()} | {"": 0, "x": 1}  # in lower case
 _NAME_OF_LABELS = re.compile("label|class|categor|attribute|tag|target")
 _NUM_CHECKED = 1000  # values with several words
 
@@ -46,27 +46,14 @@ class TableLabels:
         """The subset in the table's name; train without one."""
         return self.joined.table.role or "train"
 
-    @property
-    def sources(self) -> "pd.Series[str] | None":
-        """The sources of the images in the columns of subsets, with values such as train and test, if there are some.
-
-        The first column counts in which an image is not for training. Raises ConfigError if one has another value.
-        """
-        rows = self.joined.table.rows
-        result = None
-        for column in rows.columns.difference([self.joined.id_column, self.column], sort=False):
-            roles = read_roles(column, rows[column].str.strip().unique())
-            if unknown := sorted(value for value, role in roles.items() if not role):
-                raise ConfigError(f"{self.joined.path}: the column {column} has the value {unknown[0]!r}. Expected "
-                                  "train, val or test in each row. Correct the rows, or remove the column.")
-            if roles:
-                sources = self.joined.first_values(column).map(roles).map(SOURCES)
-                result = sources if result is None else result.where(result != "train", sources)
-        return result
-
 
 def join_tables(tables: Sequence[Table], images: pd.DataFrame, config: Data) -> list[Joined]:
-    """Return the tables with rows about images. Those of a subset are compared with the images of that subset first."""
+    """Return the tables with rows about images. Those of a subset are compared with the images of that subset first.
+
+    Raises ConfigError if ``data.id_column`` is a column of none of the tables.
+    """
+    if config.id_column and tables and not any(table.find_columns(config.id_column) for table in tables):
+        tables[0].column(config.id_column, "data.id_column")
     names: dict[str, list[ImageNames]] = {}
     joined = []
     for table in tables:
@@ -106,7 +93,8 @@ def read_labels(joined: Joined, targets: Sequence[str], config: Data) -> TableLa
     if joined.rival:
         raise AmbiguousColumnError(f"{joined.path}: {joined.id_column} and {joined.rival} name different images. Set "
                                    "data.id_column to the one whose images have the labels.")
-    columns = [column for column in joined.table.rows.columns if column != joined.id_column]
+    columns = [column for column in joined.table.rows.columns
+               if column != joined.id_column and column.lower() != config.subset_column.lower()]
     if one_hot := [] if config.label_column else _one_hot_columns(joined.table.rows, columns, targets):
         values = _read_one_hot(joined, one_hot)
         rank = 2 if set(one_hot) <= set(targets) else 1
@@ -132,10 +120,9 @@ def _one_hot_columns(rows: pd.DataFrame, columns: Sequence[str], targets: Sequen
         return list(targets)
     if any(_may_be_label(rows[column], column) for column in columns if _is_usual(column, targets)):
         return []
-    binary = [column for column in columns if set(rows[column]) <= _ONE_HOT.keys()
-              and not read_roles(column, set(rows[column]))]
+    binary = [column for column in columns if _is_binary(rows[column]) and not read_roles(column, set(rows[column]))]
     if not _is_one_hot(rows[binary]):
-        varied = [column for column in binary if not (rows[column].map(_ONE_HOT) == 1).all()]
+        varied = [column for column in binary if not (_as_numbers(rows[[column]]) == 1).all(axis=None)]
         binary = varied if len(varied) > 1 and _is_one_hot(rows[varied]) else binary
     has_others = any(column not in binary and not is_group_column(column) for column in columns)
     is_one_hot = _is_one_hot(rows[binary]) or not (has_others or targets)
@@ -149,11 +136,17 @@ def _is_usual(column: str, targets: Sequence[str]) -> bool:
 
 
 def _is_one_hot(rows: pd.DataFrame) -> bool:
-    return bool(rows.isin(_ONE_HOT.keys()).all(axis=None) and (_as_numbers(rows).sum(axis=1) == 1).all())
+    numbers = _as_numbers(rows)
+    return bool(numbers.notna().all(axis=None) and (numbers.sum(axis=1) == 1).all())
+
+
+def _is_binary(values: "pd.Series[str]") -> bool:
+    distinct = {value.strip().lower() for value in values.unique()}
+    return distinct != {""} and distinct <= _ONE_HOT.keys()
 
 
 def _as_numbers(rows: pd.DataFrame) -> pd.DataFrame:
-    return pd.DataFrame({column: rows[column].map(_ONE_HOT) for column in rows.columns})
+    return pd.DataFrame({column: rows[column].str.strip().str.lower().map(_ONE_HOT) for column in rows.columns})
 
 
 def _read_one_hot(joined: Joined, columns: Sequence[str]) -> "pd.Series[str]":

@@ -10,6 +10,7 @@ from carclf.dataset.detection.ids import Joined, describe_unmatched, first_of_ea
 from carclf.dataset.detection.label_findings import compare, find_missing, find_unlisted, match_classes
 from carclf.dataset.detection.label_folders import (
     describe_no_labels,
+    describe_unread_table,
     read_class_folders,
     read_prefixes,
     require_single_root,
@@ -24,6 +25,7 @@ from carclf.dataset.detection.label_tables import (
     read_labels,
 )
 from carclf.dataset.detection.result import Detection
+from carclf.dataset.detection.subset_columns import find_subset_columns
 from carclf.dataset.detection.subsets import SOURCES
 from carclf.dataset.detection.tables import Table
 from carclf.dataset.findings import Finding
@@ -51,12 +53,16 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Labels:
-    """Label and source by row label of the images. ``names`` are the class names by label, if folders have them."""
+    """Label and source by row label of the images.
+
+    ``subsets`` are the detections of columns of subsets, ``names`` the class names by label, if folders have them.
+    """
 
     values: "pd.Series[str]"
     sources: "pd.Series[str]"
     detection: Detection
     joined: Sequence[Joined] = ()
+    subsets: Sequence[Detection] = ()
     findings: Sequence[Finding] = ()
     names: Mapping[str, str] = field(default_factory=dict)
 
@@ -79,13 +85,19 @@ def find_labels(evidence: Evidence) -> Labels:
         labels = _from_tables(evidence, tables)
     else:
         labels = _from_prefixes(evidence, joined)
-    return replace(labels, joined=joined, findings=[*findings, *labels.findings])
+    columns = {(table.joined.path, table.column) for table in tables}
+    given, subsets = find_subset_columns(joined, columns, evidence.config.subset_column)
+    sources = given.reindex(labels.sources.index).fillna(labels.sources)
+    return replace(labels, joined=joined, sources=sources, subsets=subsets, findings=[*findings, *labels.findings])
 
 
 def _select_tables(evidence: Evidence) -> Sequence[Table]:
     """Return the tables that may have labels, as the settings name them."""
     path, setting = evidence.config.label_table, evidence.config.label_source
-    if not path or setting in ("folders", "file_names"):
+    if path and setting in ("folders", "file_names"):
+        raise ConfigError(f"data.label_table is {path!r}, but data.label_source is {setting}: the labels are not in a "
+                          "table. Remove one of the two settings.")
+    if not path:
         return [table for table in evidence.tables if setting not in ("table", "json")
                 or table.path.endswith(".json") == (setting == "json")]
     if tables := [table for table in evidence.tables if path in (table.path, table.path.rpartition("/")[2])]:
@@ -165,6 +177,9 @@ def _from_prefixes(evidence: Evidence, joined: Sequence[Joined]) -> Labels:
     if prefixes is not None and setting == "auto" and _may_have_labels(unmatched, prefixes.nunique()):
         raise ConfigError(f"The labels may be in a table, or be prefixes of names, such as {prefixes.min()}.{text} "
                           "Correct the table, or set data.label_source to file_names.")
+    if prefixes is not None and setting == "auto" and (unread := describe_unread_table(evidence.others)):
+        raise ConfigError(f"{unread} If the labels are prefixes of names, such as {prefixes.min()}, set "
+                          "data.label_source to file_names.")
     if prefixes is None:
         problem = describe_no_labels(evidence.images, evidence.others, text)
         raise DataError(problem) if setting == "auto" else ConfigError(f"data.label_source is {setting}. {problem}")
@@ -180,8 +195,7 @@ def _from_tables(evidence: Evidence, tables: Sequence[TableLabels]) -> Labels:
         source = _sources(evidence.images, table.values)
         if table.role in ("val", "test"):
             source[source == "train"] = SOURCES[table.role]
-        given = table.sources
-        sources.append(source if given is None else given.reindex(source.index).fillna(source))
+        sources.append(source)
     labels = pd.concat([table.values for table in tables])
     if labels.index.has_duplicates:
         paths = ", ".join(table.joined.path for table in tables)

@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import pandas as pd
 
@@ -18,9 +18,6 @@ _ROLES = {
     "test": {"test", "testing", "tests", "testset"},
     "predict": {"pred", "predict", "prediction", "predictions", "unlabeled"},
 }
-_COLUMNS = {"split", "splits", "subset", "partition", "phase", "usage"}  # of tables
-_FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True, "no": False, "yes": True}
-_MAX_SUBSETS = 10
 SOURCES = {"train": "train", "val": "val", "test": "holdout", "predict": "holdout", "": "train"}  # of labeled images
 
 
@@ -28,20 +25,6 @@ def role_of(name: str) -> str:
     """Return train, val, test or predict if a word of the name is, else an empty string: test in test1 and evalTest."""
     words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)
     return next((role for word in words for role, names in _ROLES.items() if word.lower() in names), "")
-
-
-def read_roles(column: str, values: Collection[str]) -> dict[str, str]:
-    """Return the role of each value of a column of subsets; an empty dict if the column is not about subsets.
-
-    Such a column has names such as train and test, or flags if it is called like is_valid. An unknown value has the
-    role ""; it occurs only in a column that is called like split.
-    """
-    flag = re.fullmatch("is_?(val|valid|validation|test)", column.lower())
-    if flag and len(values) > 1 and {value.lower() for value in values} <= _FLAGS.keys():
-        return {value: role_of(flag[1]) if _FLAGS[value.lower()] else "train" for value in values}
-    roles = {value: role_of(value) for value in values}
-    is_split = column.lower() in _COLUMNS and "train" in roles.values() and len(values) <= _MAX_SUBSETS
-    return roles if is_split or all(roles.values()) else {}
 
 
 def list_images(files: Files, config: Data) -> pd.DataFrame:

@@ -28,7 +28,7 @@ DEFAULT_CODE_PAGE = "cp1252"
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text. Without a header, the columns are called 1, 2, ...
+    """A table of text. Columns without a name are called 1, 2, ... by their position.
 
     ``guessed_encoding`` is the code page that only the frequency of the characters supports; "" if there is evidence.
     """
@@ -49,17 +49,20 @@ class Table:
 
     def column(self, name: str, setting: str) -> str:
         """Return the column of a name in any case. Raises ConfigError with the setting if there is none."""
-        columns = list(self.rows.columns)
-        if matches := [column for column in columns if name.lower() == column.lower()]:
-            return name if name in matches else matches[0]
-        raise ConfigError(f"{setting} is {name!r}, but {self.path} has the columns {format_list(columns, 20)}.")
+        if matches := self.find_columns(name):
+            return matches[0]
+        columns = format_list(self.rows.columns, 20)
+        raise ConfigError(f"{setting} is {name!r}, but {self.path} has the columns {columns}.")
+
+    def find_columns(self, name: str) -> list[str]:
+        """Return the columns of a name in any case, the one that is written like it first."""
+        matches = [column for column in self.rows.columns if name.lower() == column.lower()]
+        return sorted(matches, key=lambda column: column != name)
 
 
 def read_tables(files: Files, paths: Collection[str]) -> tuple[list[Table], dict[str, DataError]]:
     """Return the readable tables, and the errors of the others by path. ``paths`` are those of the images."""
-    names = {name for path in paths for name in (path, path.rpartition("/")[2])}
-    names |= {normalized(name) for name in names if not name.isascii()}
-    names |= {image_stem(name) for name in names}
+    names = image_names(paths)
     tables, errors = [], {}
     for path in files.tables:
         try:
@@ -67,6 +70,13 @@ def read_tables(files: Files, paths: Collection[str]) -> tuple[list[Table], dict
         except DataError as error:
             errors[path] = error
     return tables, errors
+
+
+def image_names(paths: Collection[str]) -> set[str]:
+    """Return the paths, names and stems of images."""
+    names = {name for path in paths for name in (path, path.rpartition("/")[2])}
+    names |= {normalized(name) for name in names if not name.isascii()}
+    return names | {image_stem(name) for name in names}
 
 
 def read_table(root: Path, name: str, names: Collection[str] = ()) -> Table:
@@ -85,7 +95,7 @@ def read_table(root: Path, name: str, names: Collection[str] = ()) -> Table:
         raise DataError(f"{path.name} is empty. Expected a header and rows.")
     if _is_header(rows, names):
         header, *rows = rows
-        columns = [cell.strip() for cell in header]
+        columns = [cell.strip() or str(number + 1) for number, cell in enumerate(header)]
     else:
         columns = [str(number + 1) for number in range(len(rows[0]))]
     if not rows:

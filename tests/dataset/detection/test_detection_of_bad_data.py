@@ -225,6 +225,10 @@ def test_two_columns_that_name_different_images_need_a_setting(layout_of: Any) -
     ("split", ["train", "eval", "train", "eval"], None),
     ("is_valid", ["True", "False", "False", "True"], {"val": 4, "train": 4}),
     ("is_test", ["1", "0", "0", "1"], {"holdout": 4, "train": 4}),
+    ("is_train", ["Y", "N", "N", "Y"], {"holdout": 4, "train": 4}),
+    ("is_training_image", ["t", "f", "f", "t"], {"holdout": 4, "train": 4}),
+    ("split", ["learning", "test", "test", "learning"], None),
+    ("subset", ["", "test", "test", ""], None),
     ("weather", ["train", "rain", "sun", "rain"], {"train": 8}),
 ])
 def test_a_column_of_subsets_is_used_or_rejected(
@@ -234,15 +238,17 @@ def test_a_column_of_subsets_is_used_or_rejected(
     table = "\n".join([f"file,label,{header}", *rows]) + "\n"
     images = [f"images/{n}.jpg" for n in range(8)]
     if expected is None:
-        with pytest.raises(ConfigError, match="split has the value"):
+        with pytest.raises(ConfigError, match=f"{header} has the value"):
             layout_of(images, {"labels.csv": table})
     else:
         assert layout_of(images, {"labels.csv": table}).images["source"].value_counts().to_dict() == expected
 
 
-@pytest.mark.parametrize("true", ["True", "true", "TRUE", "1", "1.0"])
-def test_one_hot_columns_may_be_boolean(layout_of: Any, true: str) -> None:
-    false = {"True": "False", "true": "false", "TRUE": "FALSE", "1": "0", "1.0": "0.0"}[true]
+@pytest.mark.parametrize(("true", "false"), [
+    ("True", "False"), ("true", "false"), ("TRUE", "FALSE"), ("1", "0"), ("1.0", "0.0"), ("yes", "no"), ("Y", "N"),
+    ("x", ""), ("X", " "), ("1", ""),
+])
+def test_one_hot_columns_may_be_boolean(layout_of: Any, true: str, false: str) -> None:
     rows = [f"{n}.jpg,{','.join([true, false][n % 2 ^ column] for column in range(2))}" for n in range(8)]
     layout = layout_of([f"images/{n}.jpg" for n in range(8)], {"labels.csv": "file,van,suv\n" + "\n".join(rows) + "\n"})
     assert layout.class_names == ("suv", "van") and labels_of(layout)["0"] == "van"
@@ -252,6 +258,39 @@ def test_ids_with_the_extension_of_the_original_images_name_converted_ones(layou
     table = "file,kind\n" + "".join(f"IMG_{n}.jpg,{['van', 'suv'][n % 2]}\n" for n in range(8))
     layout = layout_of([f"images/IMG_{n}.png" for n in range(8)], {"labels.csv": table})
     assert layout.class_names == ("suv", "van") and len(layout.images) == 8
+
+
+def test_prefixes_of_names_next_to_a_table_of_another_type_need_a_setting(layout_of: Any) -> None:
+    images = [f"images/{camera}_{n}_a.jpg" for camera in ("IMG", "DSC") for n in range(4)]
+    with pytest.raises(ConfigError, match=r"labels\.xlsx.*data\.label_source to file_names"):
+        layout_of(images, {"labels.xlsx": b"PK"})
+    assert layout_of(images, {"labels.xlsx": b"PK"}, label_source="file_names").class_names == ("DSC", "IMG")
+
+
+@pytest.mark.parametrize("source", ["folders", "file_names"])
+def test_a_label_table_contradicts_a_source_of_labels_without_tables(layout_of: Any, source: str) -> None:
+    with pytest.raises(ConfigError, match=r"data\.label_table.*data\.label_source"):
+        layout_of(["a/0.jpg", "b/1.jpg"], {"labels.csv": "file,label\n0.jpg,a\n1.jpg,b\n"}, label_source=source,
+                  label_table="labels.csv")
+
+
+def test_the_id_column_of_one_table_leaves_the_others_as_they_are(layout_of: Any) -> None:
+    tables = {"labels.csv": "number,file,kind\n" + "".join(f"{7 - n},{n}.jpg,{'ab'[n % 2]}\n" for n in range(8)),
+              "patients.csv": "image,patient\n" + "".join(f"{n}.jpg,p{n // 4}\n" for n in range(8))}
+    layout = layout_of([f"images/{n}.jpg" for n in range(8)], tables, id_column="file", label_table="labels.csv")
+    assert layout.images["label"].tolist() == ["a", "b"] * 4
+
+
+def test_a_column_without_a_name_is_called_by_its_position(layout_of: Any) -> None:
+    table = ",label,\n" + "".join(f"{n}.jpg,{'ab'[n % 2]},{n}\n" for n in range(8))
+    layout = layout_of([f"images/{n}.jpg" for n in range(8)], {"labels.csv": table}, id_column="1")
+    assert layout.images["label"].tolist() == ["a", "b"] * 4
+
+
+def test_class_names_in_an_unknown_encoding_are_reported(layout_of: Any) -> None:
+    name = "машина".encode("cp866").decode("cp437")
+    layout = layout_of([f"{folder}/{n}.jpg" for folder in (name, "van") for n in range(3)])
+    assert [(finding.kind, finding.path) for finding in layout.findings] == [("garbled_class", name)]
 
 
 def test_prefixes_of_names_next_to_an_unusable_table_need_a_setting(layout_of: Any) -> None:
