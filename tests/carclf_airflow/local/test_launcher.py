@@ -105,6 +105,7 @@ def test_an_unchanged_run_reuses_every_artifact(state: Path) -> None:
         assert any("reused" in text for text in logs), stage
 
 
+@pytest.mark.dags
 @pytest.mark.parametrize(("choice", "decision", "state_after", "seed"), [
     ("Reject", "declined", "skipped", 1), ("Approve", "promoted", "success", 2),  # a declined model is not asked about
 ])
