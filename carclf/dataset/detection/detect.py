@@ -13,7 +13,7 @@ from carclf.dataset.detection.coco import Coco, read_coco, read_json_files
 from carclf.dataset.detection.files import Files, list_files, normalized
 from carclf.dataset.detection.groups import find_groups
 from carclf.dataset.detection.label_folders import training_images
-from carclf.dataset.detection.labels import Evidence, Labels, find_labels
+from carclf.dataset.detection.labels import Evidence, Labeled, find_labels
 from carclf.dataset.detection.metric import detect_metric
 from carclf.dataset.detection.rejections import describe_no_images, find_other_formats
 from carclf.dataset.detection.result import Detection, Layout, SubmissionFormat
@@ -50,23 +50,24 @@ def detect(folder: Path, config: Config, evaluation_metric: str = "") -> Layout:
     source = _read_source(folder, config)
     sample = find_sample(source.tables, source.errors, config.submit.sample)
     test_ids, detections = _find_sample_images(source, sample, config)
-    labels = _find_labels(source, sample, test_ids, config)
+    labeled = _find_labels(source, sample, test_ids, config)
+    labels = labeled.labels
     if not sample:
-        test_ids, detection = _find_unlabeled(source, labels, config)
+        test_ids, detection = _find_unlabeled(source, labels.values.index, config)
         detections.append(detection)
-    names, named = _name_classes(source, labels, config)
+    names, named = _name_classes(source, labeled, config)
     train = source.images.loc[labels.values.index].assign(label=labels.values)
-    groups, grouped = find_groups(train, labels.joined, config.data.group_column)
+    groups, grouped = find_groups(train, labeled.joined, config.data.group_column)
     submission = detect_format(sample, names, config, evaluation_metric) if sample else None
     metric = detect_metric(config.data.metric, evaluation_metric, submission.kind if submission else "", list(names))
     detections += [labels.detection, named, grouped, metric, _describe_submission(submission)]
-    train = train.assign(label=labels.values.map(names).fillna(""), source=labels.sources, group=groups)
+    train = train.assign(label=labels.values.map(names).fillna(""), source=labeled.subsets.sources, group=groups)
     images = _assemble(source, train, test_ids, names)
-    reported = {finding.path for finding in labels.findings if finding.kind == "ambiguous_class"}
+    reported = {finding.path for finding in labeled.findings if finding.kind == "ambiguous_class"}
     spellings = [finding for finding in check_names(names.values()) if finding.path not in reported]
-    findings = (*labels.findings, *_find_guesses(labels), *_find_unnamed(source, named), *spellings,
+    findings = (*labeled.findings, *_find_guesses(labeled), *_find_unnamed(source, named), *spellings,
                 *_find_problems(source, images))
-    detections = [*detect_subsets(source.images), *labels.subsets, *detections]
+    detections = [*detect_subsets(source.images), *labeled.subsets.detections, *detections]
     sample_ids = tuple(sample.rows.iloc[:, 0]) if sample else ()
     return Layout(images, tuple(sort_naturally(names.values())), metric.result, submission, tuple(detections),
                   sample_ids, findings, _ignored(source, images))
@@ -111,7 +112,7 @@ def _find_sample_images(
     return dict(zip(unlisted.index.tolist(), unlisted, strict=True)) | ids, [detection, test]
 
 
-def _find_labels(source: _Source, sample: Table | None, test_ids: Mapping[int, str], config: Config) -> Labels:
+def _find_labels(source: _Source, sample: Table | None, test_ids: Mapping[int, str], config: Config) -> Labeled:
     tables = [table for table in source.tables if not is_sample(table.path) and table is not sample]
     errors = {path: error for path, error in source.errors.items() if not is_sample(path)}
     return find_labels(Evidence(
@@ -119,18 +120,19 @@ def _find_labels(source: _Source, sample: Table | None, test_ids: Mapping[int, s
         [*source.files.others, *source.files.ignored], targets(sample), config.data))
 
 
-def _find_unlabeled(source: _Source, labels: Labels, config: Config) -> tuple[dict[int, str], Detection]:
-    images = source.images.drop(index=labels.values.index)
+def _find_unlabeled(source: _Source, labeled: pd.Index, config: Config) -> tuple[dict[int, str], Detection]:
+    images = source.images.drop(index=labeled)
     rows, evidence = find_test_images(images, source.tables, config.data)
     names = images.loc[sorted(rows), "path"].str.split("/").str[-1]
     detection = Detection("test", format_count(len(rows), "image") if rows else "none", evidence)
     return dict(zip(names.index.tolist(), names, strict=True)), detection
 
 
-def _name_classes(source: _Source, labels: Labels, config: Config) -> tuple[dict[str, str], Detection]:
+def _name_classes(source: _Source, labeled: Labeled, config: Config) -> tuple[dict[str, str], Detection]:
     # A table whose ids are the labels names the classes, also if images are called 0.jpg and 1.jpg.
+    labels = labeled.labels
     classes = set(labels.values) - {""}
-    used = {joined.table.path for joined in labels.joined if {*joined.match.rows, *joined.match.ambiguous} != classes}
+    used = {joined.table.path for joined in labeled.joined if {*joined.match.rows, *joined.match.ambiguous} != classes}
     tables = [table for table in source.tables if table.path not in used and not is_sample(table.path)]
     known = labels.names or source.coco.categories
     maps = [("the class folders" if labels.names else "COCO JSON", known), *read_maps(source.json, tables)]
@@ -178,8 +180,8 @@ def _find_problems(source: _Source, images: pd.DataFrame) -> list[Finding]:
     return findings + find_other_formats([*source.files.others, *source.files.ignored])
 
 
-def _find_guesses(labels: Labels) -> list[Finding]:
-    tables = [joined.table for joined in labels.joined if joined.table.guessed_encoding]
+def _find_guesses(labeled: Labeled) -> list[Finding]:
+    tables = [joined.table for joined in labeled.joined if joined.table.guessed_encoding]
     return [Finding("guessed_encoding", table.path, (
         f"The table is not UTF-8. It was read as {table.guessed_encoding}, which is a guess: {_first_word(table)!r}. "
         "If that is wrong, save the table as UTF-8.")) for table in tables]

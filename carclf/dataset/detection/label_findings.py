@@ -7,27 +7,10 @@ import pandas as pd
 
 from carclf.dataset.detection.ids import first_of_each
 from carclf.dataset.detection.label_tables import TableLabels
-from carclf.dataset.detection.result import class_key, number_key
+from carclf.dataset.detection.result import number_key
 from carclf.dataset.findings import Finding, describe_missing_images, format_labels
-from carclf.dataset.layout import match_ids
 from carclf.errors import DataError
 from carclf.formatting import format_count
-
-MIN_COMMON = 0.5  # fraction of the class folders that are classes of the table
-
-
-def match_classes(names: set[str], classes: set[str]) -> dict[str, str]:
-    """Return the table's class of each folder; an empty dict if less than half of the folders have one.
-
-    Names are compared as they are, in the archive's code page, without punctuation, and as numbers.
-    """
-    for key in (class_key, number_key):
-        by_key = {key(name): name for name in sorted(classes, reverse=True)}
-        matches = {name: by_key[key(name)] for name in names if key(name) in by_key}
-        matches |= {folder: name for name, folder in match_ids(sorted(classes), names).items()}
-        if names and len(set(matches.values())) >= MIN_COMMON * len(names):
-            return matches
-    return {}
 
 
 def compare(

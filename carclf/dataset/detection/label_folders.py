@@ -1,17 +1,23 @@
 """Labels from class folders, and from the prefixes of file names."""
 
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Mapping, Sequence
 
 import pandas as pd
 
-from carclf.dataset.detection.result import class_key
+from carclf.dataset.detection.ids import first_of_each
+from carclf.dataset.detection.label_tables import TableLabels
+from carclf.dataset.detection.result import class_key, number_key
 from carclf.dataset.detection.subsets import role_of
 from carclf.dataset.findings import format_labels
+from carclf.dataset.layout import match_ids
 from carclf.errors import ConfigError, DataError
 from carclf.formatting import format_count
 
 MIN_CLASS_FRACTION = 0.9  # of the training images that are directly in a class folder
 MAX_PREFIXES = 200
+MAX_PARTS = 20
+MIN_COMMON = 0.5  # fraction of the class folders that are classes of the table
 _OTHER_TABLES = (".mat", ".xlsx", ".xls", ".ods", ".parquet", ".feather", ".jsonl")
 
 
@@ -36,6 +42,38 @@ def read_class_folders(images: pd.DataFrame) -> "pd.Series[str] | None":
         return None
     classes = {class_key(name): name for name in sorted(names, reverse=True)} | {name: name for name in names}
     return _with_other_subsets(images, folders.where(is_in_class, ""), images["subfolder"], classes)
+
+
+def are_parts(names: Collection[str]) -> bool:
+    """Return True if the names of folders may be those of parts of the images, such as part_1 and part_2."""
+    stems = {re.sub("[0-9]+", "", name) for name in names if name}
+    return len(stems) == 1 and stems != {""} and len(names) <= MAX_PARTS
+
+
+def match_classes(names: set[str], classes: set[str]) -> dict[str, str]:
+    """Return the table's class of each folder; an empty dict if less than half of the folders have one.
+
+    Names are compared as they are, in the archive's code page, without punctuation, and as numbers.
+    """
+    for key in (class_key, number_key):
+        by_key = {key(name): name for name in sorted(classes, reverse=True)}
+        matches = {name: by_key[key(name)] for name in names if key(name) in by_key}
+        matches |= {folder: name for name, folder in match_ids(sorted(classes), names).items()}
+        if names and len(set(matches.values())) >= MIN_COMMON * len(names):
+            return matches
+    return {}
+
+
+def labels_of_other_subsets(
+    folders: "pd.Series[str]", labels: "pd.Series[str]", tables: Sequence[TableLabels]
+) -> "pd.Series[str]":
+    """Return the labels of images without a class folder, in tables such as Test.csv with the folders' classes."""
+    values = [table.values for table in tables if table.role in ("val", "test")]
+    others = first_of_each(pd.concat(values)) if values else pd.Series(dtype="object")
+    others = others[~others.index.isin(folders.index)]
+    matches = match_classes(set(folders) - {""}, set(others))
+    label_by_folder = dict(zip(folders, labels, strict=True))
+    return others.map({label: label_by_folder[folder] for folder, label in matches.items()}).dropna()
 
 
 def _below_common_folder(folders: "pd.Series[str]") -> "pd.Series[str]":

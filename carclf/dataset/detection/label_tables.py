@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import pandas as pd
 
 from carclf.config.settings import Data
+from carclf.dataset.detection.given_subsets import FLAGS, read_roles
 from carclf.dataset.detection.groups import is_group_column
 from carclf.dataset.detection.ids import ImageNames, Joined, describe_unmatched, first_of_each, join
 from carclf.dataset.detection.result import class_key, class_name
-from carclf.dataset.detection.subset_columns import FLAGS, read_roles
 from carclf.dataset.detection.tables import LABEL_SEPARATOR, Table
 from carclf.errors import ConfigError, DataError
 from carclf.formatting import format_count, format_list
@@ -18,6 +18,7 @@ from carclf.formatting import format_count, format_list
 # Columns with these names are preferred to others with as good values.
 _LABEL_NAMES = {"label", "labels", "class", "classes", "classname", "category", "categoryid", "target"}
 _ONE_HOT = {name: int(flag) for name, flag in FLAGS.items()} | {"": 0, "x": 1}  # in lower case
+_WHOLE = r"[0-9]+\.0"  # of numbers in a column with missing values, as other tools write them
 _NAME_OF_LABELS = re.compile("label|class|categor|attribute|tag|target")
 _NUM_CHECKED = 1000  # values with several words
 
@@ -48,12 +49,7 @@ class TableLabels:
 
 
 def join_tables(tables: Sequence[Table], images: pd.DataFrame, config: Data) -> list[Joined]:
-    """Return the tables with rows about images. Those of a subset are compared with the images of that subset first.
-
-    Raises ConfigError if ``data.id_column`` is a column of none of the tables.
-    """
-    if config.id_column and tables and not any(table.find_columns(config.id_column) for table in tables):
-        tables[0].column(config.id_column, "data.id_column")
+    """Return the tables with rows about images. Those of a subset are compared with the images of that subset first."""
     names: dict[str, list[ImageNames]] = {}
     joined = []
     for table in tables:
@@ -101,14 +97,17 @@ def read_labels(joined: Joined, targets: Sequence[str], config: Data) -> TableLa
         has_images = _as_numbers(joined.table.rows[one_hot]).max() == 1
         classes, empty = (frozenset(has_images.index[has_images]), tuple(has_images.index[~has_images]))
         return TableLabels(joined, format_count(len(one_hot), "one-hot column"), values, rank, classes, empty)
+    if config.label_column and not joined.table.find_columns(config.label_column):
+        return None
     column, rank = _choose_column(joined.table, columns, targets, config.label_column)
     if not column:
         return None
-    values = joined.values(column)
+    texts = joined.table.rows[column].map(class_name)
+    suffix = ".0" if texts[texts != ""].str.fullmatch(_WHOLE).all() else ""
+    values = joined.values(column).str.removesuffix(suffix)
     values = values[values != ""]
     _reject_several_labels(joined, column, values)
-    classes = frozenset(joined.table.rows[column].map(class_name)) - {""}
-    return TableLabels(joined, column, first_of_each(values), rank, classes)
+    return TableLabels(joined, column, first_of_each(values), rank, frozenset(texts.str.removesuffix(suffix)) - {""})
 
 
 def _one_hot_columns(rows: pd.DataFrame, columns: Sequence[str], targets: Sequence[str]) -> list[str]:
@@ -118,7 +117,7 @@ def _one_hot_columns(rows: pd.DataFrame, columns: Sequence[str], targets: Sequen
     """
     if len(targets) > 1 and set(targets) <= set(columns):
         return list(targets)
-    if any(_may_be_label(rows[column], column) for column in columns if _is_usual(column, targets)):
+    if any(_may_be_label(rows[column], column, is_usual=True) for column in columns if _is_usual(column, targets)):
         return []
     binary = [column for column in columns if _is_binary(rows[column]) and not read_roles(column, set(rows[column]))]
     if not _is_one_hot(rows[binary]):
@@ -170,20 +169,29 @@ def _choose_column(table: Table, columns: Sequence[str], targets: Sequence[str],
         if matches := [column for column in columns if 1 < rows[column].nunique() <= len(keys)
                        and set(map(class_key, rows[column].unique())) <= keys]:
             return _only(table, matches), 2
-    fitting = [column for column in columns if _may_be_label(rows[column], column)]
-    usual = [column for column in fitting if _is_usual(column, targets)]
+    usual = [column for column in columns if _is_usual(column, targets) and rows[column].nunique() > 1]
+    fitting = [column for column in columns if _may_be_label(rows[column], column, column in usual)]
+    if fitting and usual and set(usual).isdisjoint(fitting):
+        raise AmbiguousColumnError(
+            f"{table.path}: the classes may be in {usual[0]}, which has {rows[usual[0]].nunique()} different values in "
+            f"{len(rows)} rows, or in {fitting[0]}. Set data.label_column to one of the columns.")
+    usual = [column for column in usual if column in fitting]
     return (_only(table, usual or fitting), int(bool(usual))) if fitting else ("", 0)
 
 
-def _may_be_label(values: "pd.Series[str]", column: str) -> bool:
-    """Return True if a column has 2 to n/2 values that are neither fractions nor subsets nor groups, or has lists."""
+def _may_be_label(values: "pd.Series[str]", column: str, is_usual: bool) -> bool:
+    """Return True if a column has 2 to n/2 values that are neither fractions nor subsets nor groups, or has lists.
+
+    One that is called like label may have more values, and whole numbers such as 1.0.
+    """
     distinct = set(values)
-    is_repeated = 1 < len(distinct) <= len(values) / 2
+    is_repeated = 1 < len(distinct) <= (len(values) - 1 if is_usual else len(values) / 2)
     if (is_repeated or _NAME_OF_LABELS.search(column.lower())) and _lists(distinct, column):
         return True  # to be rejected
     if not is_repeated or is_group_column(column):
         return False
-    return not all(re.fullmatch(r"-?[0-9]*\.[0-9]+", value) for value in distinct) and not read_roles(column, distinct)
+    fraction = r"-?[0-9]*\.(?!0$)[0-9]+" if is_usual else r"-?[0-9]*\.[0-9]+"
+    return not all(re.fullmatch(fraction, value) for value in distinct) and not read_roles(column, distinct)
 
 
 def _lists(distinct: set[str], column: str) -> list[str]:
@@ -233,7 +241,7 @@ def _reject_several_labels(joined: Joined, column: str, values: "pd.Series[str]"
 
 
 def combine(candidates: Sequence[TableLabels]) -> list[TableLabels]:
-    """Return the tables that give the labels: for each subset in a table's name, the one with the best column.
+    """Return the tables that give the labels: for each subset in a table's name, those with the best column.
 
     Raises ConfigError if two tables of a subset fit equally well and have different labels.
     """
@@ -243,8 +251,12 @@ def combine(candidates: Sequence[TableLabels]) -> list[TableLabels]:
         fitting = [candidate for candidate in candidates if candidate.role == role]
         rank = max(candidate.rank for candidate in fitting)
         first, *others = [candidate for candidate in fitting if candidate.rank == rank]
-        if any(not first.values.equals(other.values) for other in others):
+        others = [other for other in others if not first.values.equals(other.values)]
+        indices = [candidate.values.index for candidate in (first, *others)]
+        are_parts = {other.column for other in others} == {first.column} and not indices[0].append(
+            indices[1:]).has_duplicates  # such as labels_2019.csv and labels_2020.csv
+        if others and not are_parts:
             paths = ", ".join(sorted(candidate.joined.path for candidate in (first, *others)))
             raise ConfigError(f"Several tables may have the labels: {paths}. Set data.label_table to one of them.")
-        result.append(first)
+        result += [first, *others]
     return result

@@ -6,11 +6,15 @@ from dataclasses import dataclass, field, replace
 import pandas as pd
 
 from carclf.config.settings import Data
+from carclf.dataset.detection.given_subsets import Subsets, find_subsets
 from carclf.dataset.detection.ids import Joined, describe_unmatched, first_of_each
-from carclf.dataset.detection.label_findings import compare, find_missing, find_unlisted, match_classes
+from carclf.dataset.detection.label_findings import compare, find_missing, find_unlisted
 from carclf.dataset.detection.label_folders import (
+    are_parts,
     describe_no_labels,
     describe_unread_table,
+    labels_of_other_subsets,
+    match_classes,
     read_class_folders,
     read_prefixes,
     require_single_root,
@@ -25,8 +29,6 @@ from carclf.dataset.detection.label_tables import (
     read_labels,
 )
 from carclf.dataset.detection.result import Detection
-from carclf.dataset.detection.subset_columns import find_subset_columns
-from carclf.dataset.detection.subsets import SOURCES
 from carclf.dataset.detection.tables import Table
 from carclf.dataset.findings import Finding
 from carclf.errors import ConfigError, DataError
@@ -53,28 +55,34 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Labels:
-    """Label and source by row label of the images.
-
-    ``subsets`` are the detections of columns of subsets, ``names`` the class names by label, if folders have them.
-    """
+    """Label by row label of the images, how they were found, and the labels' names, if folders have them."""
 
     values: "pd.Series[str]"
-    sources: "pd.Series[str]"
     detection: Detection
-    joined: Sequence[Joined] = ()
-    subsets: Sequence[Detection] = ()
     findings: Sequence[Finding] = ()
     names: Mapping[str, str] = field(default_factory=dict)
 
 
-def find_labels(evidence: Evidence) -> Labels:
-    """Return the labels. Raises ConfigError if the evidence is ambiguous, DataError if there are none."""
+@dataclass(frozen=True)
+class Labeled:
+    """The labels of images, their subsets, and all tables with rows about the images."""
+
+    labels: Labels
+    subsets: Subsets
+    joined: Sequence[Joined]
+    findings: Sequence[Finding]
+
+
+def find_labels(evidence: Evidence) -> Labeled:
+    """Return the labels and subsets. Raises ConfigError if the evidence is ambiguous, DataError if there are none."""
     if evidence.images.empty:
         raise DataError("There are no training images: every image belongs to the test set.")
     setting = evidence.config.label_source
     folders = read_class_folders(evidence.images) if setting in ("auto", "folders") else None
+    all_joined = join_tables(evidence.tables, evidence.images, evidence.config)
     evidence = replace(evidence, tables=_select_tables(evidence))
-    joined = join_tables(evidence.tables, evidence.images, evidence.config)
+    paths = {table.path for table in evidence.tables}
+    joined = [table for table in all_joined if table.path in paths]
     tables: list[TableLabels] = []
     findings: list[Finding] = []
     if setting not in ("folders", "file_names"):
@@ -86,9 +94,12 @@ def find_labels(evidence: Evidence) -> Labels:
     else:
         labels = _from_prefixes(evidence, joined)
     columns = {(table.joined.path, table.column) for table in tables}
-    given, subsets = find_subset_columns(joined, columns, evidence.config.subset_column)
-    sources = given.reindex(labels.sources.index).fillna(labels.sources)
-    return replace(labels, joined=joined, sources=sources, subsets=subsets, findings=[*findings, *labels.findings])
+    # next to a sample submission, test.csv is about its images
+    about_labeled = [table for table in all_joined if table.path in {path for path, _ in columns}
+                     or not (evidence.targets and table.table.role in ("test", "predict"))]
+    subsets = find_subsets(
+        evidence.images.loc[labels.values.index], about_labeled, columns, evidence.config.subset_column)
+    return Labeled(labels, subsets, all_joined, [*findings, *labels.findings, *subsets.findings])
 
 
 def _select_tables(evidence: Evidence) -> Sequence[Table]:
@@ -117,24 +128,49 @@ def _read_tables(
         form = evidence.config.id_form
         advice = "set data.id_column or data.id_form" if form == "auto" else f"change data.id_form, which is {form}"
         raise ConfigError(f"data.label_table: {problem} Correct its ids, or {advice}.")
+    _require_columns(evidence)
     candidates: list[TableLabels] = []
     findings = [Finding("invalid_label_table", path, f"{error} It is not used.")
                 for path, error in evidence.errors.items()]
+    errors: list[tuple[str, ConfigError | DataError]] = []
     for table in joined:
         try:
             labels = read_labels(table, evidence.targets, evidence.config)
         except (AmbiguousColumnError, DataError) as error:
-            if folders is None or evidence.config.label_table or evidence.config.label_column:
-                raise
-            findings.append(Finding("invalid_label_table", table.path, f"{error} The class folders are used."))
+            errors.append((table.path, error))
         else:
             candidates += [labels] if labels and (len(labels.values) or table.match.ambiguous) else []
+    findings += _find_unusable(evidence, folders, errors, candidates)
     if evidence.config.label_table and not candidates:
         reason = " ".join(describe_unlabeled(evidence.tables, joined, evidence.images, evidence.config))
         raise ConfigError(f"data.label_table: {reason} Set data.label_column, or another table.")
     if folders is not None:
         findings += _find_unmatched(evidence, joined, folders)
     return combine(candidates), findings
+
+
+def _require_columns(evidence: Evidence) -> None:
+    """Raise ConfigError if a column of the settings is in none of the tables."""
+    for name in ("id_column", "label_column"):
+        setting = getattr(evidence.config, name)
+        if setting and evidence.tables and not any(table.find_columns(setting) for table in evidence.tables):
+            evidence.tables[0].column(setting, f"data.{name}")
+
+
+def _find_unusable(
+    evidence: Evidence, folders: "pd.Series[str] | None", errors: Sequence[tuple[str, ConfigError | DataError]],
+    candidates: Sequence[TableLabels],
+) -> list[Finding]:
+    """Return findings about the tables whose labels cannot be read. Raises the error of one that may be the labels.
+
+    Columns that may be classes do not matter next to a table with a column that is called like label.
+    """
+    config = evidence.config
+    has_labels = any(candidate.rank for candidate in candidates)
+    errors = [(path, error) for path, error in errors if not (has_labels and isinstance(error, AmbiguousColumnError))]
+    if errors and (folders is None or config.label_table or config.label_column or are_parts(set(folders))):
+        raise errors[0][1]
+    return [Finding("invalid_label_table", path, f"{error} The class folders are used.") for path, error in errors]
 
 
 def _find_unmatched(evidence: Evidence, joined: Sequence[Joined], folders: "pd.Series[str]") -> list[Finding]:
@@ -153,11 +189,6 @@ def _find_unmatched(evidence: Evidence, joined: Sequence[Joined], folders: "pd.S
     return [Finding("unmatched_label_table", table.path, (
         f"{describe_unmatched(table, evidence.images, evidence.config)} The table is not used."))
         for table in evidence.tables if table.path not in paths and may_be_labels(table)]
-
-
-def _sources(images: pd.DataFrame, labels: "pd.Series[str]") -> "pd.Series[str]":
-    sources: pd.Series[str] = images.loc[labels.index, "role"].map(SOURCES)
-    return sources
 
 
 def _may_have_labels(tables: Sequence[Table], num_classes: int) -> bool:
@@ -185,17 +216,12 @@ def _from_prefixes(evidence: Evidence, joined: Sequence[Joined]) -> Labels:
         raise DataError(problem) if setting == "auto" else ConfigError(f"data.label_source is {setting}. {problem}")
     num_prefixes = format_count(prefixes.nunique(), "prefix", "prefixes")
     text = f"{num_prefixes} of names, such as {prefixes.min()}; nothing else has labels"
-    return Labels(prefixes, _sources(evidence.images, prefixes), Detection("labels", "file_names", text))
+    return Labels(prefixes, Detection("labels", "file_names", text))
 
 
 def _from_tables(evidence: Evidence, tables: Sequence[TableLabels]) -> Labels:
-    sources = []
     for table in tables:
         _require_distinct_images(table, "")
-        source = _sources(evidence.images, table.values)
-        if table.role in ("val", "test"):
-            source[source == "train"] = SOURCES[table.role]
-        sources.append(source)
     labels = pd.concat([table.values for table in tables])
     if labels.index.has_duplicates:
         paths = ", ".join(table.joined.path for table in tables)
@@ -207,8 +233,8 @@ def _from_tables(evidence: Evidence, tables: Sequence[TableLabels]) -> Labels:
     findings += [Finding("empty_class_column", table.joined.path, (
         f"The column {name!r} is 0 in each row: the class has no images, and no model can predict it."))
         for table in tables for name in table.empty if name not in set(labels)]
-    return Labels(labels, pd.concat(sources), Detection("labels", "json" if is_json else "table", text),
-                  findings=[*findings, *find_unlisted(evidence.images, labels, "They are not used.")])
+    return Labels(labels, Detection("labels", "json" if is_json else "table", text),
+                  [*findings, *find_unlisted(evidence.images, labels, "They are not used.")])
 
 
 def _require_distinct_images(table: TableLabels, advice: str) -> None:
@@ -239,8 +265,9 @@ def _from_folders(evidence: Evidence, folders: "pd.Series[str]", tables: Sequenc
     names: dict[str, str] = {}
     if len(values) and not classes:
         is_target = any(table.rank > 1 for table in tables)
+        is_usual = any(table.rank for table in tables) and are_parts(set(folders))
         if not are_same_classes(folders[values.index], values):
-            if is_target or evidence.config.label_table:
+            if is_target or is_usual or evidence.config.label_table:
                 return _from_tables(evidence, tables)
             kind = "json" if tables[0].joined.table.path.endswith(".json") else "table"
             raise ConfigError(f"The class folders, such as {folders.max()}, and {tables[0].column} of "
@@ -260,5 +287,5 @@ def _from_folders(evidence: Evidence, folders: "pd.Series[str]", tables: Sequenc
     if classes:
         findings += compare(evidence.images, folders, labels, tables)
         text += f"; {tables[0].column} of {tables[0].joined.path} has {len(values)} of them"
-    return Labels(labels, _sources(evidence.images, labels), Detection("labels", "folders", text), findings=findings,
-                  names=names)
+    labels = pd.concat([labels, labels_of_other_subsets(folders, labels, tables)])
+    return Labels(labels, Detection("labels", "folders", text), findings, names)

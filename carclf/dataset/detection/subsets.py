@@ -18,7 +18,6 @@ _ROLES = {
     "test": {"test", "testing", "tests", "testset"},
     "predict": {"pred", "predict", "prediction", "predictions", "unlabeled"},
 }
-SOURCES = {"train": "train", "val": "val", "test": "holdout", "predict": "holdout", "": "train"}  # of labeled images
 
 
 def role_of(name: str) -> str:

@@ -1,0 +1,99 @@
+"""Columns of tables that give the subset of each image, next to each kind of labels."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from carclf.dataset.detection.result import Layout
+from carclf.errors import ConfigError
+
+NAMES = [f"{n}.jpg" for n in range(8)]
+IN_FOLDERS = [f"{['suv', 'van'][n % 2]}/{name}" for n, name in enumerate(NAMES)]
+SUBSETS = ["train", "train", "valid", "test"]
+
+
+def table_of(column: str, values: list[str], label: bool = False) -> str:
+    header = f"file,{'label,' * label}{column}"
+    rows = [f"{name},{['suv,', 'van,'][n % 2] * label}{values[n % len(values)]}" for n, name in enumerate(NAMES)]
+    return "\n".join([header, *rows]) + "\n"
+
+
+@pytest.mark.parametrize("label", [False, True])
+def test_a_column_of_subsets_counts_next_to_class_folders(layout_of: Any, label: bool) -> None:
+    layout = layout_of(IN_FOLDERS, {"list.csv": table_of("split", SUBSETS, label)})
+    assert layout.images["source"].value_counts().to_dict() == {"train": 4, "val": 2, "holdout": 2}
+    assert layout.class_names == ("suv", "van")
+    assert [row.evidence for row in layout.detections if row.question == "subsets"] == [
+        "split of list.csv has 2 test images, 4 train images, 2 val images"]
+
+
+def test_a_column_of_subsets_counts_next_to_prefixes_of_names(layout_of: Any) -> None:
+    names = [f"{['suv', 'van'][n % 2]}_{n}_a.jpg" for n in range(8)]
+    table = "file,split\n" + "".join(f"{name},{SUBSETS[n % 4]}\n" for n, name in enumerate(names))
+    layout = layout_of([f"images/{name}" for name in names], {"list.csv": table})
+    assert layout.images["source"].value_counts().to_dict() == {"train": 4, "val": 2, "holdout": 2}
+
+
+def test_the_setting_chooses_the_column_of_subsets_or_none(layout_of: Any) -> None:
+    table = table_of("fold_test", ["yes", "no"])
+    assert set(layout_of(IN_FOLDERS, {"list.csv": table}).images["source"]) == {"train"}
+    layout = layout_of(IN_FOLDERS, {"list.csv": table}, subset_column="fold_test")
+    assert layout.images["source"].value_counts().to_dict() == {"train": 4, "holdout": 4}
+    table = table_of("split", ["train", "learning"])
+    with pytest.raises(ConfigError, match=r"'learning'.*data\.subset_column"):
+        layout_of(IN_FOLDERS, {"list.csv": table})
+    assert set(layout_of(IN_FOLDERS, {"list.csv": table}, subset_column="none").images["source"]) == {"train"}
+    with pytest.raises(ConfigError, match=r"data\.subset_column is 'sets'"):
+        layout_of(IN_FOLDERS, {"list.csv": table}, subset_column="sets")
+
+
+def sources_of(layout: Layout) -> dict[str, int]:
+    return layout.images["source"].value_counts().to_dict()
+
+
+@pytest.mark.parametrize(("folder", "column", "is_flagged", "expected"), [
+    ("test", "is_valid", lambda n: n % 3 == 0, {"train": 4, "val": 2, "holdout": 2}),
+    ("val", "is_train", lambda n: n % 4 != 0, {"train": 6, "val": 2}),
+    ("val", "is_test", lambda n: n == 0, {"train": 6, "val": 1, "holdout": 1}),
+    ("val", "is_train", lambda n: n % 2 != 0, {"train": 4, "val": 2, "holdout": 2}),
+])
+def test_folders_and_columns_of_subsets_are_combined(
+    layout_of: Any, folder: str, column: str, is_flagged: Callable[[int], bool], expected: dict[str, int]
+) -> None:
+    images = [f"{folder if n % 4 == 0 else 'train'}/{path}" for n, path in enumerate(IN_FOLDERS)]
+    table = f"path,{column}\n" + "".join(f"{path},{is_flagged(n)}\n" for n, path in enumerate(images))
+    assert sources_of(layout_of(images, {"list.csv": table})) == expected
+
+
+@pytest.mark.parametrize("label", ["", ",suv"])
+def test_tables_named_like_subsets_divide_class_folders(layout_of: Any, label: str) -> None:
+    names = ["train", "train", "val", "test"]
+    tables = {f"{name}.csv": f"path{',label' * bool(label)}\n" + "".join(
+        f"{path}{label and ',' + path[:3]}\n" for n, path in enumerate(IN_FOLDERS) if names[n % 4] == name)
+        for name in set(names)}
+    assert sources_of(layout_of(IN_FOLDERS, tables)) == {"train": 4, "val": 2, "holdout": 2}
+
+
+def test_three_flags_give_three_subsets(layout_of: Any) -> None:
+    flags = ["1,0,0"] * 4 + ["0,1,0"] * 2 + ["0,0,1"] * 2
+    table = "file,label,is_train,is_val,is_test\n" + "".join(
+        f"{name},{['suv', 'van'][n % 2]},{flags[n]}\n" for n, name in enumerate(NAMES))
+    assert sources_of(layout_of([f"images/{name}" for name in NAMES], {"labels.csv": table})) == {
+        "train": 4, "val": 2, "holdout": 2}
+
+
+def test_subsets_of_names_that_repeat_in_class_folders_need_paths(layout_of: Any) -> None:
+    images = [f"{folder}/{n}.jpg" for folder in ("suv", "van") for n in range(4)]
+    table = "file,class,split\n" + "".join(
+        f"{path[4:]},{path[:3]},{SUBSETS[n % 4]}\n" for n, path in enumerate(images))
+    with pytest.raises(ConfigError, match=r"several images.*data\.subset_column"):
+        layout_of(images, {"list.csv": table})
+    assert sources_of(layout_of(images, {"list.csv": table}, subset_column="none")) == {"train": 8}
+
+
+def test_numbers_in_a_column_of_subsets_are_reported(layout_of: Any) -> None:
+    layout = layout_of(IN_FOLDERS, {"list.csv": table_of("partition", ["0", "1", "2", "0"])})
+    assert [finding.kind for finding in layout.findings] == ["unused_subsets"]
+    with pytest.raises(ConfigError, match="partition has the value '0'"):
+        layout_of(IN_FOLDERS, {"list.csv": table_of("partition", ["0", "1"])}, subset_column="partition")

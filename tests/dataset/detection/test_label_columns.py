@@ -1,0 +1,90 @@
+"""Which column of which table has the labels, next to metadata and to folders that are no classes."""
+
+from typing import Any
+
+import pytest
+
+from carclf.dataset.detection.label_tables import AmbiguousColumnError
+from carclf.dataset.detection.result import Layout
+from carclf.errors import ConfigError, DataError
+
+NUMBERS = range(24)
+IMAGES = [f"images/{n:02d}.jpg" for n in NUMBERS]
+IN_PARTS = [f"images_part_{1 + n % 2}/{n:02d}.jpg" for n in NUMBERS]
+
+
+def table_of(header: str, *columns: list[str]) -> str:
+    rows = [",".join([f"{n:02d}.jpg", *(values[n % len(values)] for values in columns)]) for n in NUMBERS]
+    return "\n".join([header, *rows]) + "\n"
+
+
+def labels_of(layout: Layout) -> list[str]:
+    labels: list[str] = layout.images.sort_values("id")["label"].tolist()
+    return labels
+
+
+def test_folders_of_parts_are_no_classes_next_to_a_table_of_labels(layout_of: Any) -> None:
+    metadata = table_of("image,dx,sex", ["mel", "nv", "bcc"], ["m", "m", "f", "f"])
+    with pytest.raises(AmbiguousColumnError, match=r"data\.label_column"):
+        layout_of(IN_PARTS, {"metadata.csv": metadata})
+    assert labels_of(layout_of(IN_PARTS, {"metadata.csv": metadata}, label_column="dx"))[:3] == ["mel", "nv", "bcc"]
+    layout = layout_of(IN_PARTS, {"metadata.csv": table_of("image,label,sex", ["a", "b", "c"], ["m", "m", "f", "f"])})
+    assert labels_of(layout)[:3] == ["a", "b", "c"]
+    with pytest.raises(DataError, match="lists of labels"):
+        layout_of(IN_PARTS, {"metadata.csv": table_of("image,label", ["a|b", "a", "b"])})
+
+
+@pytest.mark.parametrize(("values", "expected"), [
+    (["0.0", "1.0", "2.0"], ["0", "1", "2"]),
+    ([f"c{n}" for n in range(20)], ["c0", "c1", "c2"]),
+])
+def test_a_column_called_label_is_preferred_to_one_that_looks_better(
+    layout_of: Any, values: list[str], expected: list[str]
+) -> None:
+    layout = layout_of(IMAGES, {"labels.csv": table_of("image,label,camera", values, ["a", "b"])})
+    assert labels_of(layout)[:3] == expected
+
+
+def test_a_column_called_label_with_a_value_per_image_needs_a_setting(layout_of: Any) -> None:
+    table = table_of("image,label,camera", [f"c{n}" for n in NUMBERS], ["a", "b"])
+    with pytest.raises(AmbiguousColumnError, match=r"label.*camera.*data\.label_column"):
+        layout_of(IMAGES, {"labels.csv": table})
+    assert layout_of(IMAGES, {"labels.csv": table}, label_column="camera").class_names == ("a", "b")
+
+
+@pytest.mark.parametrize("settings", [{"label_table": "labels.csv"}, {"label_column": "species"}])
+def test_settings_for_the_labels_leave_groups_and_subsets_of_other_tables(
+    layout_of: Any, settings: dict[str, str]
+) -> None:
+    tables = {
+        "labels.csv": table_of("image,species", ["a", "b"]),
+        "metadata.csv": table_of("image,patient_id,split,camera", [f"p{n // 4}" for n in NUMBERS],
+                                 ["train", "train", "test"], ["x", "y", "z", "z"]),
+    }
+    layout = layout_of(IMAGES, tables, **settings)
+    assert layout.images["group"].nunique() == 6
+    assert layout.images["source"].value_counts().to_dict() == {"train": 16, "holdout": 8}
+
+
+def test_columns_of_metadata_do_not_matter_next_to_one_hot_columns(layout_of: Any) -> None:
+    tables = {"truth.csv": table_of("image,mel,nv", ["1,0", "0,1"]),
+              "metadata.csv": table_of("image,sex,kind", ["m", "f", "f"], ["a", "b", "c", "c"])}
+    assert layout_of(IMAGES, tables).class_names == ("mel", "nv")
+
+
+def test_tables_of_different_images_are_combined(layout_of: Any) -> None:
+    first, second = (table_of("image,label", ["a", "b"]).splitlines() for _ in range(2))
+    layout = layout_of(IMAGES, {"labels_2019.csv": "\n".join(first[:13]), "labels_2020.csv": "\n".join(
+        [second[0], *second[13:]])})
+    assert labels_of(layout) == ["a", "b"] * 12
+    with pytest.raises(ConfigError, match=r"data\.label_table"):
+        layout_of(IMAGES, {"labels_2019.csv": "\n".join(first[:14]), "labels_2020.csv": "\n".join(
+            [second[0], *(row.replace(",b", ",c") for row in second[13:])])})
+
+
+def test_a_table_labels_the_test_images_next_to_class_folders(layout_of: Any) -> None:
+    images = [f"train/{n % 3}/{n:02d}.jpg" for n in NUMBERS] + [f"test/t{n}.jpg" for n in range(6)]
+    table = "Path,ClassId\n" + "".join(f"test/t{n}.jpg,{n % 3}\n" for n in range(6))
+    layout = layout_of(images, {"Test.csv": table})
+    assert layout.images["source"].value_counts().to_dict() == {"train": 24, "holdout": 6}
+    assert layout.images.set_index("path")["label"]["test/t4.jpg"] == "1"
