@@ -1,0 +1,65 @@
+"""Columns of groups, prefixes of names, and the subsets that folders give to tables, classes and test images."""
+
+from typing import Any
+
+import pytest
+
+from carclf.dataset.detection.groups import is_group_column
+from carclf.errors import ConfigError
+
+NAMES = [f"{n}.jpg" for n in range(8)]
+CLASSES = ["suv", "van"]
+IMAGES = [f"images/{name}" for name in NAMES]
+IN_FOLDERS = [f"{CLASSES[n % 2]}/{name}" for n, name in enumerate(NAMES)]
+
+
+def groups_of(layout: Any) -> list[str]:
+    groups: list[str] = layout.images["group"].tolist()
+    return groups
+
+
+def table_of(column: str, ids: list[str]) -> str:
+    """A table with four groups of images that follow each other."""
+    return f"file,{column}\n" + "".join(f"{image_id},g{n // 2}\n" for n, image_id in enumerate(ids))
+
+
+@pytest.mark.parametrize("column", [
+    "PatientID", "patientid", "PATIENT_ID", "seq_id", "location", "site_id", "study_patient_id", "driver", "group",
+    "Subject No", "userName", "group_1"])
+def test_a_column_called_like_a_group_or_its_id_has_groups(layout_of: Any, column: str) -> None:
+    assert is_group_column(column)
+    layout = layout_of(IN_FOLDERS, {"list.csv": table_of(column, NAMES)})
+    assert sorted(set(groups_of(layout))) == ["g0", "g1", "g2", "g3"]
+
+
+@pytest.mark.parametrize("column", [
+    "age_group", "anatomical_site", "tumor_location", "user_rating", "person_count", "patient_sex", "patient_age",
+    "website", "id", "impatient"])
+def test_a_column_with_other_words_next_to_a_group_has_none(layout_of: Any, column: str) -> None:
+    assert not is_group_column(column)
+    layout = layout_of(IN_FOLDERS, {"list.csv": table_of(column, NAMES)}, label_source="folders")
+    assert set(groups_of(layout)) == {""}
+
+
+def test_a_column_without_values_of_labeled_images_is_rejected(layout_of: Any) -> None:
+    table = "file,owner\n" + "".join(f"{name},\n" for name in NAMES)
+    with pytest.raises(ConfigError, match=r"data\.group_column is 'owner'.*owner of list\.csv has no value"):
+        layout_of(IN_FOLDERS, {"list.csv": table}, group_column="owner")
+
+
+def test_groups_of_ids_with_several_images_are_rejected(layout_of: Any) -> None:
+    images = [f"{name}/{n}.jpg" for name in CLASSES for n in range(4)]
+    table = table_of("patient", [f"{n}.jpg" for n in range(4)])
+    with pytest.raises(ConfigError, match=r"list\.csv: patient .*'0\.jpg'.*paths.*data\.group_column"):
+        layout_of(images, {"list.csv": table})
+    assert set(groups_of(layout_of(images, {"list.csv": table}, group_column="none"))) == {""}
+    layout = layout_of(images, {"list.csv": table_of("patient", images)})
+    assert groups_of(layout) == ["g0", "g0", "g1", "g1", "g2", "g2", "g3", "g3"]
+
+
+def test_a_column_of_several_tables_is_one_column(layout_of: Any) -> None:
+    tables = {"first.csv": table_of("patient", NAMES[:4]), "second.csv": table_of("patient", NAMES[4:])}
+    assert groups_of(layout_of(IN_FOLDERS, tables)).count("g1") == 4
+    tables["third.csv"] = table_of("patient", NAMES[1:])
+    with pytest.raises(ConfigError, match=r"second\.csv and third\.csv.*data\.group_column"):
+        layout_of(IN_FOLDERS, tables)
