@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from carclf.dataset.detection.groups import is_group_column
-from carclf.errors import ConfigError
+from carclf.errors import ConfigError, DataError
 
 NAMES = [f"{n}.jpg" for n in range(8)]
 CLASSES = ["suv", "van"]
@@ -63,3 +63,16 @@ def test_a_column_of_several_tables_is_one_column(layout_of: Any) -> None:
     tables["third.csv"] = table_of("patient", NAMES[1:])
     with pytest.raises(ConfigError, match=r"second\.csv and third\.csv.*data\.group_column"):
         layout_of(IN_FOLDERS, tables)
+
+
+@pytest.mark.parametrize("folder", ["train/", ""])
+def test_training_images_are_no_test_images_next_to_a_test_folder(layout_of: Any, folder: str) -> None:
+    """The ids of the sample are the numbers of its rows, which are names of training images."""
+    images = [f"{folder}{CLASSES[n % 2]}/{n:04}.jpg" for n in range(8)]
+    tables = {"sample_submission.csv": "id,label\n" + "".join(f"{n},suv\n" for n in range(4))}
+    settings = {} if folder else {"test_folder": "test"}
+    with pytest.raises(DataError, match=r"No id of sample_submission\.csv has an image.*data\.test_folder"):
+        layout_of([*images, *(f"test/img_{letter}.jpg" for letter in "abcd")], tables, **settings)
+    layout = layout_of([f"test/{n}.jpg" for n in range(4)], tables, **settings)
+    assert layout.images.loc[layout.images["source"] == "test", "id"].tolist()[:4] == ["0", "1", "2", "3"]
+    assert layout.images["source"].value_counts().to_dict() == {"train": 8, "test": 8}
