@@ -76,3 +76,26 @@ def test_training_images_are_no_test_images_next_to_a_test_folder(layout_of: Any
     layout = layout_of([f"test/{n}.jpg" for n in range(4)], tables, **settings)
     assert layout.images.loc[layout.images["source"] == "test", "id"].tolist()[:4] == ["0", "1", "2", "3"]
     assert layout.images["source"].value_counts().to_dict() == {"train": 8, "test": 8}
+
+
+@pytest.mark.parametrize(("patterns", "class_names"), [
+    (["american_bulldog_{}.jpg", "american_pit_bull_{}.jpg"], ("american_bulldog", "american_pit_bull")),
+    (["cat_2020_{:03}.jpg", "dog_2020_{:03}.jpg"], ("cat", "dog")),
+    (["bmw-x5-{}.png", "bmw.m3.{}-1.png"], ("bmw-x5", "bmw.m3")),
+    (["0_{}.jpg", "10_{}_2.jpg"], ("0", "10")),
+    (["suv_front_{}.jpg", "van_{}_left.jpg"], ("suv", "van")),
+    (["suv_car{0}_{0}.jpg", "van_car{0}_{0}.jpg"], ("suv", "van")),
+])
+def test_a_prefix_is_the_text_before_the_numbers_of_a_name(
+    layout_of: Any, patterns: list[str], class_names: tuple[str, ...]
+) -> None:
+    layout = layout_of([f"images/{pattern.format(n)}" for pattern in patterns for n in range(4)])
+    assert layout.class_names == class_names
+    assert layout.images["label"].value_counts().tolist() == [4, 4]
+
+
+def test_prefixes_with_several_words_label_given_subsets(layout_of: Any) -> None:
+    names = [f"pit_bull_{n}.jpg" for n in range(4)] + [f"bull_dog_{n}.jpg" for n in range(4)]
+    layout = layout_of([f"{folder}/{name}" for folder in ("train", "val") for name in names])
+    assert layout.class_names == ("bull_dog", "pit_bull")
+    assert layout.images["source"].value_counts().to_dict() == {"train": 8, "val": 8}
