@@ -99,3 +99,17 @@ def test_prefixes_with_several_words_label_given_subsets(layout_of: Any) -> None
     layout = layout_of([f"{folder}/{name}" for folder in ("train", "val") for name in names])
     assert layout.class_names == ("bull_dog", "pit_bull")
     assert layout.images["source"].value_counts().to_dict() == {"train": 8, "val": 8}
+
+
+@pytest.mark.parametrize(("name", "setting"), [("test", "test_folder"), ("Valid", "val_folder"), ("train", "")])
+def test_a_class_called_like_a_subset_is_reported(layout_of: Any, name: str, setting: str) -> None:
+    images = [f"{folder}/{n}.jpg" for folder in ("bus", "car", "van", name) for n in range(2)]
+    layout = layout_of(images)
+    assert name in layout.class_names
+    findings = [(finding.kind, finding.path, finding.severity) for finding in layout.findings]
+    assert findings == ([("subset_class", name, "warning")] if setting else [])
+    assert all(f"data.{setting} " in finding.message for finding in layout.findings)
+    if setting:
+        layout = layout_of([], **{setting: name})
+        assert layout.class_names == ("bus", "car", "van")
+        assert layout.findings == ()
