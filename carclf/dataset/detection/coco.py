@@ -23,7 +23,7 @@ class Coco:
     ``unnamed`` are the paths of the files whose categories have no names, or not different ones.
     """
 
-    tables: tuple[Table, ...]
+    tables: Sequence[Table]
     categories: dict[str, str]
     file_names: dict[str, str]
     unnamed: tuple[str, ...] = ()
@@ -67,7 +67,7 @@ def read_coco(json_files: Mapping[str, object], names: Collection[str]) -> Coco:
         if labels:
             rows = pd.DataFrame(sorted(labels), columns=[FILE_COLUMN, LABEL_COLUMN], dtype="object")
             tables.append(Table(path, _with_fields(rows, data)))
-    return Coco(tuple(tables), categories, file_names, tuple(unnamed))
+    return Coco(tables, categories, file_names, tuple(unnamed))
 
 
 def _with_fields(rows: pd.DataFrame, data: Any) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """Columns of groups, prefixes of names, and the subsets that folders give to tables, classes and test images."""
 
+import json
 from typing import Any
 
 import pytest
@@ -113,3 +114,40 @@ def test_a_class_called_like_a_subset_is_reported(layout_of: Any, name: str, set
         layout = layout_of([], **{setting: name})
         assert layout.class_names == ("bus", "car", "van")
         assert layout.findings == ()
+
+
+def write_subsets(folders: list[str], name: str) -> tuple[list[str], dict[str, str]]:
+    """Images of the same names in each folder, and a table or a COCO JSON with their labels next to them."""
+    images = [f"{folder}/{image}" for folder in folders for image in NAMES]
+    table = "file_name,label,patient\n" + "".join(
+        f"{image},{CLASSES[n % 2]},p{{number}}{n // 4}\n" for n, image in enumerate(NAMES))
+    coco = json.dumps({
+        "images": [{"id": n, "file_name": image} for n, image in enumerate(NAMES)],
+        "categories": [{"id": 0, "name": "cars", "supercategory": "none"},
+                       *({"id": n + 1, "name": label, "supercategory": "cars"} for n, label in enumerate(CLASSES))],
+        "annotations": [{"id": n, "image_id": n, "category_id": n % 2 + 1, "bbox": [0, 0, 1, 1]} for n in range(8)]})
+    texts = [coco if name.endswith("json") else table.format(number=number) for number in range(len(folders))]
+    return images, {f"{folder}/{name}": text for folder, text in zip(folders, texts, strict=True)}
+
+
+@pytest.mark.parametrize("prefix", ["", "archive/"])
+@pytest.mark.parametrize("name", ["_annotations.coco.json", "metadata.csv", "labels.csv"])
+def test_tables_next_to_the_images_label_their_subsets(layout_of: Any, name: str, prefix: str) -> None:
+    layout = layout_of(*write_subsets([f"{prefix}{folder}" for folder in ("train", "valid", "test")], name))
+    assert layout.class_names == ("suv", "van")
+    assert layout.images["source"].value_counts().to_dict() == {"train": 8, "val": 8, "holdout": 8}
+    assert layout.images["label"].tolist() == CLASSES * 12
+    assert layout.images["group"].nunique() == (6 if name.endswith("csv") else 1)
+
+
+def test_a_table_of_test_images_without_labels_changes_nothing(layout_of: Any) -> None:
+    images, tables = write_subsets(["train"], "metadata.csv")
+    tables["test/metadata.csv"] = "file_name,patient\n" + "".join(f"{name},p\n" for name in NAMES)
+    layout = layout_of([*images, *(f"test/{name}" for name in NAMES)], tables)
+    assert layout.images["source"].value_counts().to_dict() == {"train": 8, "test": 8}
+    assert layout.images["group"].value_counts().to_dict() == {"p00": 4, "p01": 4, "": 8}
+
+
+def test_a_table_in_the_only_folder_has_no_subset(layout_of: Any) -> None:
+    layout = layout_of(*write_subsets(["test"], "labels.csv"))
+    assert set(layout.images["source"]) == {"train"}
