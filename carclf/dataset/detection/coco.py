@@ -71,15 +71,16 @@ def read_coco(json_files: Mapping[str, object], names: Collection[str]) -> Coco:
 
 
 def _with_fields(rows: pd.DataFrame, data: Any) -> pd.DataFrame:
-    """Return rows of files and categories with the fields of the images, such as location, but not ids and URLs.
+    """Return rows of files and categories with the fields of the images that have repeated values, such as location.
 
+    Other fields, such as ids and URLs, are neither groups nor subsets, but may contain words such as test.
     Rows whose categories cannot be the labels are returned as they are: another field, such as width, might be taken
     for the labels.
     """
     if not 1 < rows[LABEL_COLUMN].nunique() <= len(rows) / 2:
         return rows
-    fields = _read_fields(data["images"]).drop(columns=["id", *rows.columns], errors="ignore")
-    fields = fields.loc[:, [not fields[column].str.contains("://").any() for column in fields.columns]]
+    fields = _read_fields(data["images"]).drop(columns=list(rows.columns), errors="ignore")
+    fields = fields.loc[:, [not fields.loc[fields[name] != "", name].is_unique for name in fields.columns]]
     fields.index = pd.Index([str(image[FILE_COLUMN]) for image in data["images"]])
     return rows.join(fields[~fields.index.duplicated()], on=FILE_COLUMN)
 
