@@ -215,7 +215,8 @@ def describe_missing_classes(labels: Collection[str], given: Collection[str]) ->
     """Return the message about the first class that the given validation images lack; "" if they have all classes."""
     missing = sort_naturally(set(labels) - set(given))
     return (f"Class '{missing[0]}' has no image among the given validation images. Add some to the validation images, "
-            "or set data.val_folder to a folder that has images of each class.") if missing else ""
+            "or set data.val_folder to a folder, or data.subset_column to a column, with images of each class. If a "
+            "column gives the subsets, data.subset_column=none ignores it.") if missing else ""
 
 
 def _draw_units(units: pd.DataFrame, val_fraction: float) -> set[int]:

@@ -212,7 +212,7 @@ def test_a_class_without_training_images_is_rejected() -> None:
 def test_a_class_without_given_validation_images_is_rejected() -> None:
     index = given_index()
     index.loc[index["id"] == "train-7", "label"] = "van"
-    with pytest.raises(DataError, match=r"van.*data\.val_folder"):
+    with pytest.raises(DataError, match=r"van.*data\.val_folder.*data\.subset_column"):
         stratified_holdout(index, val_fraction=FRACTION, seed=0)
 
 

@@ -18,6 +18,8 @@ _NO_LABEL = {
     "unlabeled", "unlabelled", "not-labeled", "not-labelled", "no-label", "nolabel", "without-label", "unknown",
     "undefined", "unspecified", "missing", "none", "null", "nan", "na", "n-a", "todo", "tbd",
 }
+# Names of folders, in lower case, and the role of the images if they are a subset; train may be a vehicle.
+_SUBSETS = {"test": "test", "testing": "test", "val": "val", "valid": "val", "validation": "val", "dev": "val"}
 # Of the code page in which names without an encoding are read.
 _CP437_SYMBOLS = {symbol for symbol in bytes(range(128, 256)).decode("cp437") if not symbol.isalpha()}
 NameMap = tuple[str, Mapping[str, str]]  # where they are, and the names by label
@@ -77,7 +79,7 @@ def _names(labels: Collection[str], mapping: Mapping[str, str]) -> dict[str, str
 
 
 def check_names(names: Collection[str]) -> list[Finding]:
-    """Return the classes that may be the same one, no label, garbled, or several labels of one image."""
+    """Return the classes that may be the same one, no label, a subset, garbled, or several labels of one image."""
     return [*_find_equal(names), *_find_doubtful(names)]
 
 
@@ -102,6 +104,9 @@ def _find_doubtful(names: Collection[str]) -> Iterator[Finding]:
             yield Finding("placeholder_class", name, (
                 f"'{name}' is used as a class, but may mean that there is no label. If so, remove its images, or "
                 "move them out of the training images."))
+        if role := _SUBSETS.get(name.casefold()):
+            yield Finding("subset_class", name, (
+                f"'{name}' is used as a class, but may be a subset. If so, set data.{role}_folder to its folder."))
     garbled = [name for name in sort_naturally(names) if not _CP437_SYMBOLS.isdisjoint(name)]
     for kind, doubtful, problem in (
         ("garbled_class", garbled, "may have a wrong name, because archives may not record the encoding of names. If "

@@ -1,8 +1,10 @@
 """JSON files, and COCO JSON: images, annotations and categories as a table of files and labels."""
 
 import json
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -11,6 +13,7 @@ from carclf.dataset.detection.tables import MAX_BYTES, Table
 from carclf.errors import DataError
 
 FILE_COLUMN, LABEL_COLUMN = "file_name", "category_id"
+MIN_FRACTION = 0.01  # of the records that have a field; limits the memory of records without a common field
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Coco:
     ``unnamed`` are the paths of the files whose categories have no names, or not different ones.
     """
 
-    tables: tuple[Table, ...]
+    tables: Sequence[Table]
     categories: dict[str, str]
     file_names: dict[str, str]
     unnamed: tuple[str, ...] = ()
@@ -42,8 +45,9 @@ def read_json_files(files: Files) -> tuple[dict[str, object], dict[str, DataErro
 def read_coco(json_files: Mapping[str, object], names: Collection[str]) -> Coco:
     """Return the content of the JSON files that list images; other JSON files are left out.
 
-    They are COCO files, in which an image with annotations of several categories has several rows; or they map file
-    names to labels, or are lists of records. ``names`` are the file names and stems of the images.
+    They are COCO files, in which an image with annotations of several categories has several rows, with the fields of
+    the image as further columns; or they map file names to labels, or are lists of records. ``names`` are the file
+    names and stems of the images.
     """
     tables, unnamed = [], []
     categories: dict[str, str] = {}
@@ -62,12 +66,27 @@ def read_coco(json_files: Mapping[str, object], names: Collection[str]) -> Coco:
                   if image_id in files}
         if labels:
             rows = pd.DataFrame(sorted(labels), columns=[FILE_COLUMN, LABEL_COLUMN], dtype="object")
-            tables.append(Table(path, rows))
-    return Coco(tuple(tables), categories, file_names, tuple(unnamed))
+            tables.append(Table(path, _with_fields(rows, data)))
+    return Coco(tables, categories, file_names, tuple(unnamed))
+
+
+def _with_fields(rows: pd.DataFrame, data: Any) -> pd.DataFrame:
+    """Return rows of files and categories with the fields of the images that have repeated values, such as location.
+
+    Other fields, such as ids and URLs, are neither groups nor subsets, but may contain words such as test.
+    Rows whose categories cannot be the labels are returned as they are: another field, such as width, might be taken
+    for the labels.
+    """
+    if not 1 < rows[LABEL_COLUMN].nunique() <= len(rows) / 2:
+        return rows
+    fields = _read_fields(data["images"]).drop(columns=list(rows.columns), errors="ignore")
+    fields = fields.loc[:, [not fields.loc[fields[name] != "", name].is_unique for name in fields.columns]]
+    fields.index = pd.Index([str(image[FILE_COLUMN]) for image in data["images"]])
+    return rows.join(fields[~fields.index.duplicated()], on=FILE_COLUMN)
 
 
 def _read_records(path: str, data: object, names: Collection[str]) -> list[Table]:
-    """Return a JSON object of labels by file name, or a list of records with equal keys, as a table with ids.
+    """Return a JSON object of labels by file name, or a list of records, as a table; [] if no field has ids of images.
 
     An object with numbers as keys has the names of classes.
     """
@@ -75,9 +94,27 @@ def _read_records(path: str, data: object, names: Collection[str]) -> list[Table
         data = [{FILE_COLUMN: name, "label": label} for name, label in data.items()]
     if not (data and isinstance(data, list) and all(isinstance(record, dict) for record in data)):
         return []
-    rows = pd.DataFrame([{key: str(value) for key, value in record.items() if isinstance(value, str | int | float)}
-                         for record in data], dtype="object").dropna(axis="columns")
+    rows = _read_fields(data)
     return [Table(path, rows)] if any(rows[column].map(normalized).isin(names).any() for column in rows) else []
+
+
+def _read_fields(records: Sequence[Mapping[str, object]]) -> pd.DataFrame:
+    """Return the fields of records as text. A missing value is an empty text, and texts in a list are joined by "|".
+
+    Fields with other nested values are left out, and those that fewer than 1% of the records have.
+    """
+    sizes = Counter(name for record in records for name in record)
+    fields = {name: [_cell(record.get(name)) for record in records] for name, size in sizes.items()
+              if size >= MIN_FRACTION * len(records)}
+    fields = {name: cells for name, cells in fields.items() if None not in cells}
+    return pd.DataFrame(fields, index=range(len(records)), dtype="object")
+
+
+def _cell(value: object) -> str | None:
+    """Return a value of a record as text; None if it is nested."""
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return "|".join(value)
+    return "" if value is None else str(value) if isinstance(value, str | int | float) else None
 
 
 def _pairs(data: object, name: str, key: str, value: str) -> list[tuple[str, str]]:

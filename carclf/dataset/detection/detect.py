@@ -1,7 +1,7 @@
 """Detection of a dataset's layout: the questions in their order."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -19,7 +19,7 @@ from carclf.dataset.detection.rejections import describe_no_images, find_other_f
 from carclf.dataset.detection.result import Detection, Layout, SubmissionFormat
 from carclf.dataset.detection.submission_format import detect_format, find_sample, is_sample, targets
 from carclf.dataset.detection.subsets import detect_subsets, list_images
-from carclf.dataset.detection.tables import Table, has_pixels, image_names, read_tables
+from carclf.dataset.detection.tables import Table, has_pixels, image_names, read_tables, with_folder_roles
 from carclf.dataset.detection.test_set import find_sample_images, find_test_images
 from carclf.dataset.findings import Finding
 from carclf.dataset.listing import Folder, list_source, unreadable_error
@@ -93,7 +93,9 @@ def _read_source(folder: Path, config: Config) -> _Source:
         raise DataError(describe_no_images(names, has_pixels=any(map(has_pixels, tables))))
     json, json_errors = read_json_files(files)
     coco = read_coco(json, image_names(images["path"]) if json else ())
-    return _Source(files, images[images["role"] != "other"], tables, errors | json_errors, json, coco)
+    coco = replace(coco, tables=with_folder_roles(coco.tables, images))
+    return _Source(files, images[images["role"] != "other"], with_folder_roles(tables, images), errors | json_errors,
+                   json, coco)
 
 
 def _find_sample_images(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from carclf.dataset.detection.groups import is_group_column
 from carclf.dataset.detection.ids import Joined
 from carclf.dataset.detection.result import Detection
 from carclf.dataset.detection.subsets import role_of
@@ -36,14 +37,16 @@ class Subsets:
 def read_roles(column: str, values: Collection[str]) -> dict[str, str]:
     """Return the role of each value of a column of subsets; an empty dict if the column is not about subsets.
 
-    Such a column has names such as train and test, or flags if it is called like is_valid; is_train is false for the
+    Such a column has up to ten names such as train and test, or flags if it is called like is_valid; is_train is false for the
     REST. An unknown value has the role ""; it occurs only in a column that is called like split.
     """
     is_flag = _FLAG_COLUMN.fullmatch(column.lower()) and len(values) > 1
     if is_flag and (flags := _read_flags(column, values)):
         return flags
+    if len(values) > _MAX_SUBSETS or is_group_column(column) or any("/" in value for value in values):
+        return {}
     roles = {value: role_of(value) for value in values}
-    is_split = column.lower() in _COLUMNS and 1 < len(values) <= _MAX_SUBSETS
+    is_split = column.lower() in _COLUMNS and len(values) > 1
     may_be_numbers = any(roles.values()) or all(map(str.isdecimal, values))
     return roles if (is_split and may_be_numbers) or all(roles.values()) else {}
 

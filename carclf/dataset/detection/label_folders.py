@@ -18,6 +18,7 @@ MIN_CLASS_FRACTION = 0.9  # of the training images that are directly in a class 
 MAX_PREFIXES = 200
 MAX_PARTS = 20
 MIN_COMMON = 0.5  # fraction of the class folders that are classes of the table
+_PREFIXES = (r"^(.+?)(?:[._-]+[0-9]+)+\.[^.]+$", r"^([^._-]+)[._-].*[._-]")  # of file names: before numbers, first word
 _OTHER_TABLES = (".mat", ".xlsx", ".xls", ".ods", ".parquet", ".feather", ".jsonl")
 
 
@@ -84,18 +85,21 @@ def _below_common_folder(folders: "pd.Series[str]") -> "pd.Series[str]":
 
 
 def read_prefixes(images: pd.DataFrame) -> "pd.Series[str] | None":
-    """Return the prefix of each image's name up to the first dot, underscore or hyphen; None if they are no classes.
+    """Return the prefix of each image's name; None if the prefixes are no classes.
 
-    There must be 2 to 200 prefixes, each of at least two training images. Validation and test images have labels if
-    one of their prefixes is a class.
+    If all training images are called like pit_bull_1.jpg or pit_bull_2020_001.jpg, it is the text before the numbers,
+    else the text up to the first dot, underscore or hyphen. There must be 2 to 200 prefixes, each of at least two
+    training images. Validation and test images have labels if one of their prefixes is a class.
     """
     names = images["path"].str.split("/").str[-1].str.normalize("NFC")
-    prefixes = names.str.extract(r"^([^._-]+)[._-].*[._-]", expand=False)
-    train = prefixes[training_images(images).index]
-    sizes = train.value_counts()
-    if train.isna().any() or not 1 < len(sizes) <= MAX_PREFIXES or sizes.min() <= 1 or all(map(role_of, sizes.index)):
-        return None
-    return _with_other_subsets(images, train, prefixes.fillna(""), {name: name for name in sizes.index})
+    for pattern in _PREFIXES:
+        prefixes = names.str.extract(pattern, expand=False)
+        train = prefixes[training_images(images).index]
+        sizes = train.value_counts()
+        is_valid = train.notna().all() and 1 < len(sizes) <= MAX_PREFIXES and sizes.min() > 1
+        if is_valid and not all(map(role_of, sizes.index)):
+            return _with_other_subsets(images, train, prefixes.fillna(""), {name: name for name in sizes.index})
+    return None
 
 
 def _with_other_subsets(

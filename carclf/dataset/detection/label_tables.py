@@ -208,7 +208,8 @@ def _lists(distinct: set[str], column: str) -> list[str]:
     are_lists = all(names <= singles or (may_have_numbers and all(map(str.isdecimal, names))) for names in parts)
     if are_lists:
         return lists
-    return [value for value in lists if "|" in value and not singles.isdisjoint(value.split("|"))]
+    has_bars = not singles and all("|" in value for value in lists)
+    return [value for value in lists if "|" in value and (has_bars or not singles.isdisjoint(value.split("|")))]
 
 
 def _only(table: Table, columns: Sequence[str]) -> str:

@@ -3,8 +3,8 @@
 import csv
 import io
 import re
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
@@ -31,16 +31,18 @@ class Table:
     """A table of text. Columns without a name are called 1, 2, ... by their position.
 
     ``guessed_encoding`` is the code page that only the frequency of the characters supports; "" if there is evidence.
+    ``folder_role`` is the subset of the folder that the table is in, such as train for train/metadata.csv.
     """
 
     path: str
     rows: pd.DataFrame
     guessed_encoding: str = ""
+    folder_role: str = ""
 
     @property
     def role(self) -> str:
-        """The subset that the file's name contains, such as val for val_labels.csv."""
-        return role_of(PurePosixPath(self.path).stem)
+        """The subset that the file's name contains, such as val for val_labels.csv, else that of its folder."""
+        return role_of(PurePosixPath(self.path).stem) or self.folder_role
 
     @property
     def row_noun(self) -> str:
@@ -70,6 +72,15 @@ def read_tables(files: Files, paths: Collection[str]) -> tuple[list[Table], dict
         except DataError as error:
             errors[path] = error
     return tables, errors
+
+
+def with_folder_roles(tables: Sequence[Table], images: pd.DataFrame) -> list[Table]:
+    """Return the tables with the role of the subset's folder that they are directly in; ``images`` have ``root``."""
+    roots = images.loc[~images["role"].isin(["", "other"]), ["root", "role"]].drop_duplicates()
+    roles = list(zip(roots["root"], roots["role"], strict=True))
+    folders = [f"/{PurePosixPath(table.path).parent}" for table in tables]
+    return [replace(table, folder_role=next((role for root, role in roles if folder.endswith(f"/{root}")), ""))
+            for table, folder in zip(tables, folders, strict=True)]
 
 
 def image_names(paths: Collection[str]) -> set[str]:

@@ -6,6 +6,7 @@ import pandas as pd
 
 from carclf.config.settings import Data
 from carclf.dataset.detection.ids import ImageNames, Match, join
+from carclf.dataset.detection.label_folders import training_images
 from carclf.dataset.detection.result import Detection
 from carclf.dataset.detection.tables import Table
 from carclf.errors import ConfigError, DataError
@@ -37,8 +38,13 @@ def find_sample_images(
 
 
 def _best_area(images: pd.DataFrame, ids: Sequence[str], config: Data) -> tuple[str, Match]:
-    """Return the folder that has the most of the ids: test folders before all others."""
+    """Return the folder that has the most of the ids: test folders before all others.
+
+    Next to a test folder, no images for training or validation count: their names may be the same as those of the ids.
+    """
     best = "", Match("none", {}, tuple(ids))
+    if images["role"].isin(["test", "predict"]).any():
+        images = images[images["role"] != "val"].drop(index=training_images(images).index)
     is_test, is_other = images["role"].isin(["test", "predict"]), images["role"] == ""
     for areas in (_areas(images[is_test], "root"), {"": images[is_test | is_other]},
                   _areas(images[is_other], "subfolder"), {"": images}):

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from carclf.errors import DataError
+
 NAMES = [f"{n}.jpg" for n in range(8)]
 CLASSES = ["suv", "van"]
 IMAGES = [f"images/{name}" for name in NAMES]
@@ -15,6 +17,7 @@ IMAGES = [f"images/{name}" for name in NAMES]
     {f"images/{name}": CLASSES[n % 2] for n, name in enumerate(NAMES)},
     [{"image": name, "kind": CLASSES[n % 2], "box": [1, 2]} for n, name in enumerate(NAMES)],
     [{"image": name, "kind": CLASSES[n % 2], "width": 100 + n} for n, name in enumerate(NAMES)],
+    [{"image": name, "kind": [CLASSES[n % 2]], "box": None if n else [1]} for n, name in enumerate(NAMES)],
 ])
 def test_labels_by_file_name_and_records_are_read_like_tables(layout_of: Any, data: object) -> None:
     layout = layout_of(IMAGES, {"labels.json": json.dumps(data)})
@@ -24,7 +27,7 @@ def test_labels_by_file_name_and_records_are_read_like_tables(layout_of: Any, da
 
 @pytest.mark.parametrize("data", [
     {"0": "suv", "1": "van"}, {"suv": 0, "van": 1}, {"epochs": 3, "seed": 1, "size": 224, "name": "x"}, [], [1], [[]],
-    "text", {}, [{}], [{"a": []}],
+    "text", {}, [{}], [{"a": []}], [{"0.jpg": {"box": [1, 2]}}],
 ])
 def test_other_json_files_next_to_class_folders_change_nothing(layout_of: Any, data: object) -> None:
     images = [f"{CLASSES[n % 2]}/{name}" for n, name in enumerate(NAMES)]
@@ -51,3 +54,54 @@ def test_categories_without_different_names_are_reported(
     assert layout.class_names == class_names and [finding.kind for finding in layout.findings] == kinds
     layout = layout_of(IMAGES, {"labels.json": coco_of(categories)}, class_names="0=van,1=suv")
     assert layout.class_names == ("suv", "van") and layout.findings == ()
+
+
+def test_a_record_may_lack_a_field_or_have_null(layout_of: Any) -> None:
+    data: list[dict[str, object]] = [{"image": name, "kind": CLASSES[n % 2], "patient": n // 2}
+                                     for n, name in enumerate(NAMES)]
+    del data[0]["patient"]
+    data[3]["patient"], data[4]["kind"] = None, None
+    layout = layout_of(IMAGES, {"labels.json": json.dumps(data)})
+    assert layout.images["path"].tolist() == [path for n, path in enumerate(IMAGES) if n != 4]
+    assert layout.images["group"].tolist() == ["", "0", "1", "", "2", "3", "3"]
+
+
+@pytest.mark.parametrize("labels", [["suv", "van"], ["van", "suv"]])
+@pytest.mark.parametrize("by_name", [True, False])
+def test_lists_of_several_labels_are_rejected(layout_of: Any, labels: list[str], by_name: bool) -> None:
+    values = {name: [CLASSES[n % 2]] for n, name in enumerate(NAMES)} | {"0.jpg": labels}
+    data = values if by_name else [{"image": name, "label": value} for name, value in values.items()]
+    with pytest.raises(DataError, match=r"labels\.json.*several labels"):
+        layout_of(IMAGES, {"labels.json": json.dumps(data)})
+
+
+def test_rare_fields_of_records_are_left_out(layout_of: Any) -> None:
+    """A list of single-key records would otherwise become a table with a column per record."""
+    images = [f"{CLASSES[n % 2]}/{n}.jpg" for n in range(400)]
+    data = [{"image": f"{n}.jpg", "patient": n // 2, f"field {n}": n} for n in range(400)]
+    layout = layout_of(images, {"labels.json": json.dumps(data)})
+    assert layout.images["group"].nunique() == 200
+    assert layout.findings == ()
+
+
+def test_the_fields_of_coco_images_may_be_groups(layout_of: Any) -> None:
+    data = json.loads(coco_of([{"id": n, "name": name} for n, name in enumerate(CLASSES)]))
+    for n, image in enumerate(data["images"]):
+        image |= {"location": f"park {n // 3}", "width": 640, "url": f"https://example.org/test/{n}.jpg"}
+    del data["images"][0]["location"]
+    layout = layout_of(IMAGES, {"labels.json": json.dumps(data)})
+    assert layout.images["group"].tolist() == ["", *["park 0"] * 2, *["park 1"] * 3, *["park 2"] * 2]
+    assert layout.class_names == ("suv", "van")
+    assert set(layout.images["source"]) == {"train"}
+    layout = layout_of(IMAGES, {"labels.json": json.dumps(data)}, group_column="width")
+    assert set(layout.images["group"]) == {"640"}
+
+
+@pytest.mark.parametrize("num_categories", [1, 8])
+def test_the_fields_of_coco_images_are_not_labels(layout_of: Any, num_categories: int) -> None:
+    data = json.loads(coco_of([{"id": n, "name": f"class {n}"} for n in range(num_categories)]))
+    for n, image in enumerate(data["images"]):
+        image["width"] = [640, 480][n % 2]
+        data["annotations"][n]["category_id"] = n % num_categories
+    with pytest.raises(DataError, match=f"category_id has {num_categories}"):
+        layout_of(IMAGES, {"labels.json": json.dumps(data)})
