@@ -37,8 +37,8 @@ class Subsets:
 def read_roles(column: str, values: Collection[str]) -> dict[str, str]:
     """Return the role of each value of a column of subsets; an empty dict if the column is not about subsets.
 
-    Such a column has up to ten names such as train and test, or flags if it is called like is_valid; is_train is false for the
-    REST. An unknown value has the role ""; it occurs only in a column that is called like split.
+    Such a column has up to ten names such as train and test, or flags if it is called like is_valid; is_train is false
+    for the REST. An unknown value has the role ""; it occurs only in a column that is called like split.
     """
     is_flag = _FLAG_COLUMN.fullmatch(column.lower()) and len(values) > 1
     if is_flag and (flags := _read_flags(column, values)):

@@ -97,3 +97,10 @@ def test_numbers_in_a_column_of_subsets_are_reported(layout_of: Any) -> None:
     assert [finding.kind for finding in layout.findings] == ["unused_subsets"]
     with pytest.raises(ConfigError, match="partition has the value '0'"):
         layout_of(IN_FOLDERS, {"list.csv": table_of("partition", ["0", "1"])}, subset_column="partition")
+
+
+@pytest.mark.parametrize(("column", "values"), [
+    ("patient", ["test0", "test1"]), ("source", ["web/test/a", "web/train/b"]),
+])
+def test_other_columns_with_the_word_test_give_no_subset(layout_of: Any, column: str, values: list[str]) -> None:
+    assert set(layout_of(IN_FOLDERS, {"list.csv": table_of(column, values)}).images["source"]) == {"train"}

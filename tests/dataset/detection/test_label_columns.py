@@ -38,7 +38,7 @@ def test_folders_of_parts_are_no_classes_next_to_a_table_of_labels(layout_of: An
     (["0.0", "1.0", "2.0"], ["0", "1", "2"]),
     ([f"c{n}" for n in range(20)], ["c0", "c1", "c2"]),
 ])
-def test_a_column_called_label_is_preferred_to_one_that_looks_better(
+def test_a_column_called_label_is_preferred_to_others(
     layout_of: Any, values: list[str], expected: list[str]
 ) -> None:
     layout = layout_of(IMAGES, {"labels.csv": table_of("image,label,camera", values, ["a", "b"])})
@@ -88,3 +88,9 @@ def test_a_table_labels_the_test_images_next_to_class_folders(layout_of: Any) ->
     layout = layout_of(images, {"Test.csv": table})
     assert layout.images["source"].value_counts().to_dict() == {"train": 24, "holdout": 6}
     assert layout.images.set_index("path")["label"]["test/t4.jpg"] == "1"
+
+
+@pytest.mark.parametrize("values", [["a|b", "a"], ["a|b", "b|c", "a|c"]])
+def test_labels_with_bars_are_several_labels(layout_of: Any, values: list[str]) -> None:
+    with pytest.raises(DataError, match="lists of labels"):
+        layout_of(IMAGES, {"labels.csv": table_of("image,label", values)})
