@@ -133,11 +133,13 @@ def _combined(names: Collection[str]) -> list[str]:
 def read_maps(json_files: Mapping[str, object], tables: Sequence[Table]) -> list[NameMap]:
     """Return the content of the JSON files and tables that may map labels to names, or names to labels.
 
-    A table has two columns, of which the first line may be a row; or it is called like classes.csv, and exactly one
-    column has a different text in each row.
+    A list in a JSON file has the names of the labels from 0 on. A table has two columns, of which the first line may be
+    a row; or it is called like classes.csv, and exactly one column has a different text in each row.
     """
     maps: list[tuple[str, dict[str, str]]] = []
     for path, data in json_files.items():
+        if isinstance(data, list) and all(isinstance(name, str) for name in data):
+            maps.append((path, {str(number): name for number, name in enumerate(data)}))
         if isinstance(data, dict) and all(isinstance(value, str | int) for value in data.values()):
             maps.append((path, {str(label): str(name) for label, name in data.items()}))
     for table in tables:

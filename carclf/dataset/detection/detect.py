@@ -53,7 +53,7 @@ def detect(folder: Path, config: Config, evaluation_metric: str = "") -> Layout:
     labeled = _find_labels(source, sample, test_ids, config)
     labels = labeled.labels
     if not sample:
-        test_ids, detection = _find_unlabeled(source, labels.values.index, config)
+        test_ids, detection = _find_unlabeled(source, labeled, config)
         detections.append(detection)
     names, named = _name_classes(source, labeled, config)
     train = source.images.loc[labels.values.index].assign(label=labels.values)
@@ -122,9 +122,11 @@ def _find_labels(source: _Source, sample: Table | None, test_ids: Mapping[int, s
         [*source.files.others, *source.files.ignored], targets(sample), config.data))
 
 
-def _find_unlabeled(source: _Source, labeled: pd.Index, config: Config) -> tuple[dict[int, str], Detection]:
-    images = source.images.drop(index=labeled)
+def _find_unlabeled(source: _Source, labeled: Labeled, config: Config) -> tuple[dict[int, str], Detection]:
+    images = source.images.drop(index=labeled.labels.values.index)
     rows, evidence = find_test_images(images, source.tables, config.data)
+    if not rows and len(labeled.subsets.unlabeled):
+        rows, evidence = set(labeled.subsets.unlabeled), "unlabeled images that a column assigns to the test subset"
     names = images.loc[sorted(rows), "path"].str.split("/").str[-1]
     detection = Detection("test", format_count(len(rows), "image") if rows else "none", evidence)
     return dict(zip(names.index.tolist(), names, strict=True)), detection

@@ -27,9 +27,13 @@ _MAX_SUBSETS = 10
 
 @dataclass(frozen=True)
 class Subsets:
-    """The source of each labeled image by row label (train, val or holdout), and what columns of tables showed."""
+    """The source of each labeled image by row label (train, val or holdout), and what columns of tables showed.
+
+    ``unlabeled`` are the row labels of the unlabeled images that a column assigns to the test subset.
+    """
 
     sources: "pd.Series[str]"
+    unlabeled: "pd.Index[int]"
     detections: Sequence[Detection] = ()
     findings: Sequence[Finding] = ()
 
@@ -70,6 +74,7 @@ def find_subsets(
     """
     roles = [labeled["role"]]
     detections, findings = [], []
+    unlabeled = labeled.index[:0]
     for table in joined:
         rows = pd.Series(table.table.role, sorted(set(table.match.rows.values())), dtype="object")
         is_named = table.match.form.endswith("name") or any(path == table.path for path, _ in label_columns)
@@ -83,6 +88,8 @@ def find_subsets(
                 "used. If they are subsets, write train, val and test instead.")))
             continue
         roles.append(values.map(role_by_value))
+        is_test = roles[-1].isin(["test", "predict"])
+        unlabeled = unlabeled.union(is_test.index[is_test].difference(labeled.index))
         sizes = roles[-1].value_counts().sort_index()
         counts = ", ".join(format_count(num, f"{role} image") for role, num in sizes.items())
         detections.append(Detection("subsets", ", ".join(sizes.index), f"{column} of {table.path} has {counts}"))
@@ -90,7 +97,7 @@ def find_subsets(
         raise ConfigError(f"data.subset_column is {setting!r}, which is not a column with train, val or test of "
                           "a table with rows about the labeled images. Set it to one of their columns, or to none.")
     ranks = pd.concat([values.reindex(labeled.index).map(_ORDER).fillna(0) for values in roles], axis=1).max(axis=1)
-    return Subsets(ranks.map(lambda rank: _SOURCES[int(rank)]), detections, findings)
+    return Subsets(ranks.map(lambda rank: _SOURCES[int(rank)]), unlabeled, detections, findings)
 
 
 def _columns(

@@ -27,9 +27,10 @@ def find_sample_images(
     if len(by_file) == len(ids):  # a stem may be the number of another image
         match = Match("json", {by_file[name]: row for name, row in match.rows.items()}, match.missing)
     if not match.rows:
-        raise DataError(f"No id of {sample.path} has an image (first id: {ids[0]!r}; first image: "
-                        f"{images['path'].iloc[0]!r}). Set data.test_folder to the folder of the test images, or "
-                        "data.id_form to the form of the ids.")
+        is_test = images["role"].isin(["test", "predict"])
+        first = images.loc[is_test if is_test.any() else images.index, "path"].iloc[0]
+        raise DataError(f"No id of {sample.path} has an image (first id: {ids[0]!r}; first image: {first!r}). Set "
+                        "data.test_folder to the folder of the test images, or data.id_form to the form of the ids.")
     evidence = (f"{len(match.rows)} of {format_count(len(ids), 'id')} of {sample.path} with an image in "
                 f"{area or 'the source'}")
     if match.num_images < len(match.rows):

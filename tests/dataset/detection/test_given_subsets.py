@@ -104,3 +104,9 @@ def test_numbers_in_a_column_of_subsets_are_reported(layout_of: Any) -> None:
 ])
 def test_other_columns_with_the_word_test_give_no_subset(layout_of: Any, column: str, values: list[str]) -> None:
     assert set(layout_of(IN_FOLDERS, {"list.csv": table_of(column, values)}).images["source"]) == {"train"}
+
+
+def test_unlabeled_images_of_the_test_subset_are_predicted(layout_of: Any) -> None:
+    rows = [f"{name},{['suv', 'van'][n % 2]},train" for n, name in enumerate(NAMES[:6])]
+    table = "\n".join(["file,label,split", *rows, *(f"{name},,test" for name in NAMES[6:])]) + "\n"
+    assert sources_of(layout_of([f"images/{name}" for name in NAMES], {"labels.csv": table})) == {"train": 6, "test": 2}

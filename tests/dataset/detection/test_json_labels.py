@@ -105,3 +105,8 @@ def test_the_fields_of_coco_images_are_not_labels(layout_of: Any, num_categories
         data["annotations"][n]["category_id"] = n % num_categories
     with pytest.raises(DataError, match=f"category_id has {num_categories}"):
         layout_of(IMAGES, {"labels.json": json.dumps(data)})
+
+
+def test_a_list_of_names_names_the_numbers(layout_of: Any) -> None:
+    images = [f"{n % 2}/{name}" for n, name in enumerate(NAMES)]
+    assert layout_of(images, {"names.json": '["suv", "van"]'}).class_names == ("suv", "van")
