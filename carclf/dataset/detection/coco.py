@@ -3,13 +3,13 @@
 import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
 from carclf.dataset.detection.files import Files, normalized
-from carclf.dataset.detection.tables import MAX_BYTES, Table
+from carclf.dataset.detection.tables import MAX_BYTES, NAME_OF_LABELS, Table
 from carclf.errors import DataError
 
 FILE_COLUMN, LABEL_COLUMN = "file_name", "category_id"
@@ -20,13 +20,15 @@ MIN_FRACTION = 0.01  # of the records that have a field; limits the memory of re
 class Coco:
     """The JSON files with labels, and what COCO files have: names of the categories by id, and images' files by id.
 
-    ``unnamed`` are the paths of the files whose categories have no names, or not different ones.
+    ``unnamed`` are the paths of the files whose categories have no names, or not different ones; ``errors`` are those
+    of files whose labels cannot be read, by path.
     """
 
     tables: Sequence[Table]
     categories: dict[str, str]
     file_names: dict[str, str]
     unnamed: tuple[str, ...] = ()
+    errors: dict[str, DataError] = field(default_factory=dict)
 
 
 def read_json_files(files: Files) -> tuple[dict[str, object], dict[str, DataError]]:
@@ -50,12 +52,16 @@ def read_coco(json_files: Mapping[str, object], names: Collection[str]) -> Coco:
     names and stems of the images.
     """
     tables, unnamed = [], []
+    errors: dict[str, DataError] = {}
     categories: dict[str, str] = {}
     file_names: dict[str, str] = {}
     for path, data in json_files.items():
         files = dict(_pairs(data, "images", "id", "file_name"))
         if not files:
-            tables += _read_records(path, data, names)
+            try:
+                tables += _read_records(path, data, names)
+            except DataError as error:
+                errors[path] = error
             continue
         file_names |= files
         named = dict(_pairs(data, "categories", "id", "name"))
@@ -67,7 +73,7 @@ def read_coco(json_files: Mapping[str, object], names: Collection[str]) -> Coco:
         if labels:
             rows = pd.DataFrame(sorted(labels), columns=[FILE_COLUMN, LABEL_COLUMN], dtype="object")
             tables.append(Table(path, _with_fields(rows, data)))
-    return Coco(tables, categories, file_names, tuple(unnamed))
+    return Coco(tables, categories, file_names, tuple(unnamed), errors)
 
 
 def _with_fields(rows: pd.DataFrame, data: Any) -> pd.DataFrame:
@@ -88,32 +94,39 @@ def _with_fields(rows: pd.DataFrame, data: Any) -> pd.DataFrame:
 def _read_records(path: str, data: object, names: Collection[str]) -> list[Table]:
     """Return a JSON object of labels by file name, or a list of records, as a table; [] if no field has ids of images.
 
-    An object with numbers as keys has the names of classes.
+    An object with numbers as keys has the names of classes. Raises DataError if a field that is called like label has
+    nested values.
     """
     if isinstance(data, dict) and not all(map(str.isdecimal, data)):
         data = [{FILE_COLUMN: name, "label": label} for name, label in data.items()]
     if not (data and isinstance(data, list) and all(isinstance(record, dict) for record in data)):
         return []
     rows = _read_fields(data)
-    return [Table(path, rows)] if any(rows[column].map(normalized).isin(names).any() for column in rows) else []
+    if not any(rows[column].map(normalized).isin(names).any() for column in rows):
+        return []
+    nested = {name for record in data for name in record} - set(rows.columns)
+    if labels := sorted(name for name in nested if NAME_OF_LABELS.search(name.lower())):
+        raise DataError(f"{path}: {labels[0]} has nested values. Expected a text or a number in each record.")
+    return [Table(path, rows)]
 
 
 def _read_fields(records: Sequence[Mapping[str, object]]) -> pd.DataFrame:
-    """Return the fields of records as text. A missing value is an empty text, and texts in a list are joined by "|".
+    """Return the fields of records as text. A missing value is an empty text; a list of texts or labels has bars.
 
     Fields with other nested values are left out, and those that fewer than 1% of the records have.
     """
     sizes = Counter(name for record in records for name in record)
-    fields = {name: [_cell(record.get(name)) for record in records] for name, size in sizes.items()
+    fields = {name: [_cell(name, record.get(name)) for record in records] for name, size in sizes.items()
               if size >= MIN_FRACTION * len(records)}
     fields = {name: cells for name, cells in fields.items() if None not in cells}
     return pd.DataFrame(fields, index=range(len(records)), dtype="object")
 
 
-def _cell(value: object) -> str | None:
+def _cell(name: str, value: object) -> str | None:
     """Return a value of a record as text; None if it is nested."""
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return "|".join(value)
+    types = str | int if NAME_OF_LABELS.search(name.lower()) else str  # other numbers are boxes
+    if isinstance(value, list) and all(isinstance(item, types) for item in value):
+        return "|".join(map(str, value))
     return "" if value is None else str(value) if isinstance(value, str | int | float) else None
 
 

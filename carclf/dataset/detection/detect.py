@@ -94,8 +94,8 @@ def _read_source(folder: Path, config: Config) -> _Source:
     json, json_errors = read_json_files(files)
     coco = read_coco(json, image_names(images["path"]) if json else ())
     coco = replace(coco, tables=with_folder_roles(coco.tables, images))
-    return _Source(files, images[images["role"] != "other"], with_folder_roles(tables, images), errors | json_errors,
-                   json, coco)
+    return _Source(files, images[images["role"] != "other"], with_folder_roles(tables, images),
+                   errors | json_errors | coco.errors, json, coco)
 
 
 def _find_sample_images(

@@ -16,18 +16,20 @@ from carclf.formatting import format_count, format_list
 
 FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True, "f": False, "t": True,
          "no": False, "yes": True, "n": False, "y": True}
-# Of several roles of an image, the last one here counts; REST are the images that are not for training.
+# The source of each role. Of several roles of an image, the last one here counts; REST is anything but training.
 REST = "rest"
-_ORDER = {role: rank for rank, role in enumerate(("", "train", REST, "val", "test", "predict"))}
-_SOURCES = ("train", "train", "holdout", "val", "holdout", "holdout")
-_COLUMNS = {"split", "splits", "subset", "partition", "phase", "usage"}
-_FLAG_COLUMN = re.compile("(is|in)?_?(train|training|val|valid|validation|test|testing)(_?(image|img|sample|set))?")
+_SOURCE_BY_ROLE = {"": "train", "train": "train", REST: "holdout", "val": "val", "test": "holdout",
+                   "predict": "holdout"}
+_NUMBERED = {"split", "splits", "data_split", "subset", "partition"}
+_COLUMNS = _NUMBERED | {"phase", "usage", "set", "dataset"}
+_FLAG_COLUMN = re.compile("((is|in)_?(val|valid|validation)|((is|in)_?)?(train|training|test|testing))"
+                          "(_?(image|img|sample|set))?")
 _MAX_SUBSETS = 10
 
 
 @dataclass(frozen=True)
 class Subsets:
-    """The source of each labeled image by row label (train, val or holdout), and what columns of tables showed.
+    """The source of each labeled image by row label (train, val or holdout), and what tables showed.
 
     ``unlabeled`` are the row labels of the unlabeled images that a column assigns to the test subset.
     """
@@ -50,17 +52,22 @@ def read_roles(column: str, values: Collection[str]) -> dict[str, str]:
     if len(values) > _MAX_SUBSETS or is_group_column(column) or any("/" in value for value in values):
         return {}
     roles = {value: role_of(value) for value in values}
-    is_split = column.lower() in _COLUMNS and len(values) > 1
-    may_be_numbers = any(roles.values()) or all(map(str.isdecimal, values))
-    return roles if (is_split and may_be_numbers) or all(roles.values()) else {}
+    is_split = column.lower() in _COLUMNS and len(values) > 1 and any(roles.values())
+    return roles if is_split or all(roles.values()) else {}
+
+
+def has_numbers(column: str, values: Collection[str]) -> bool:
+    """Return True if a column that is called like split has numbers, of which the meaning is unknown."""
+    return column.lower() in _NUMBERED and 1 < len(values) <= _MAX_SUBSETS and all(map(str.isdecimal, values))
 
 
 def _read_flags(column: str, values: Collection[str]) -> dict[str, str]:
-    """Return the role of true and of false in a column with the name of a role; an empty dict for other values."""
+    """Return the role of true and of false or blank in a column with the name of a role; {} for other values."""
     role = role_of(re.sub("^(is|in)_?", "", column.lower()))
-    if not role or not {value.lower() for value in values} <= FLAGS.keys():
+    if not role or not {value.lower() for value in values} <= FLAGS.keys() | {""}:
         return {}
-    return {value: role if FLAGS[value.lower()] else REST if role == "train" else "train" for value in values}
+    rest = REST if role == "train" else "train"
+    return {value: role if FLAGS.get(value.lower(), False) else rest for value in values}
 
 
 def find_subsets(
@@ -70,49 +77,95 @@ def find_subsets(
 
     Of several roles of an image, test counts before validation, and validation before training. ``label_columns`` are
     paths of tables and columns that have the labels, ``setting`` is ``data.subset_column``. Raises ConfigError if a
-    column has an unknown value or ambiguous ids, or the setting is none of the columns.
+    column has an unknown value, ids are ambiguous, the setting is none of the columns, or no training image is left.
     """
-    roles = [labeled["role"]]
-    detections, findings = [], []
-    unlabeled = labeled.index[:0]
-    for table in joined:
-        rows = pd.Series(table.table.role, sorted(set(table.match.rows.values())), dtype="object")
-        is_named = table.match.form.endswith("name") or any(path == table.path for path, _ in label_columns)
-        roles += [rows] * (table.table.role in ("val", "test", "predict") and is_named)
-    for table, column in _columns(joined, label_columns, setting):
-        values = table.first_values(column).str.strip()
-        role_by_value = _column_roles(table, column, setting)
-        if all(value.isdecimal() for value in role_by_value) and not any(role_by_value.values()):
-            findings.append(Finding("unused_subsets", table.path, (
-                f"The column {column} has numbers, {format_list(sorted(role_by_value))}, of unknown meaning. It is not "
-                "used. If they are subsets, write train, val and test instead.")))
-            continue
-        roles.append(values.map(role_by_value))
-        is_test = roles[-1].isin(["test", "predict"])
-        unlabeled = unlabeled.union(is_test.index[is_test].difference(labeled.index))
-        sizes = roles[-1].value_counts().sort_index()
-        counts = ", ".join(format_count(num, f"{role} image") for role, num in sizes.items())
-        detections.append(Detection("subsets", ", ".join(sizes.index), f"{column} of {table.path} has {counts}"))
-    if setting not in ("", "none") and not detections:
+    columns = list(_columns(joined, label_columns, setting))
+    given = [(f"{table.path} has", roles) for table, roles in _named_tables(joined, label_columns, columns)
+             if setting != "none" or table.path in {path for path, _ in label_columns}]
+    given += [(f"{column} of {table.path} has", table.first_values(column).str.strip().map(
+        _column_roles(table, column, setting))) for table, column in columns]
+    if setting not in ("", "none") and not columns:
         raise ConfigError(f"data.subset_column is {setting!r}, which is not a column with train, val or test of "
                           "a table with rows about the labeled images. Set it to one of their columns, or to none.")
-    ranks = pd.concat([values.reindex(labeled.index).map(_ORDER).fillna(0) for values in roles], axis=1).max(axis=1)
-    return Subsets(ranks.map(lambda rank: _SOURCES[int(rank)]), unlabeled, detections, findings)
+    order = list(_SOURCE_BY_ROLE)
+    ranks = pd.concat([roles.reindex(labeled.index).fillna("").map(order.index)
+                       for roles in (labeled["role"], *(roles for _, roles in given))], axis=1).max(axis=1)
+    sources = ranks.map(lambda rank: _SOURCE_BY_ROLE[order[rank]])
+    if given and not (sources == "train").any():
+        raise ConfigError(f"No image is left for training: {given[-1][0]} {_describe(given[-1][1])}. Correct it, or "
+                          "set data.subset_column to another column or to none.")
+    unlabeled = labeled.index[:0]
+    for _, roles in given[len(given) - len(columns):]:
+        unlabeled = unlabeled.union(roles.index[roles.isin(["test", "predict"])].difference(labeled.index))
+    return Subsets(
+        sources, unlabeled, [Detection("subsets", ", ".join(sorted({*roles.replace(REST, "test")})),
+                                       f"{origin} {_describe(roles)}") for origin, roles in given],
+        list(_find_numbers(joined, label_columns, setting)))
+
+
+def _describe(roles: "pd.Series[str]") -> str:
+    sizes = roles.replace(REST, "test").value_counts().sort_index()
+    return ", ".join(format_count(num, f"{role} image") for role, num in sizes.items())
+
+
+def _named_tables(
+    joined: Sequence[Joined], label_columns: Collection[tuple[str, str]], columns: Sequence[tuple[Joined, str]]
+) -> Iterator[tuple[Joined, "pd.Series[str]"]]:
+    """Yield the tables whose names are subsets, and the roles of their images.
+
+    They have the labels, or are next to a table such as train.csv with other images. One with a column of subsets is
+    left out.
+    """
+    label_paths = {path for path, _ in label_columns}
+    with_column = {table.path for table, _ in columns}
+    train = {row for table in joined if table.table.role == "train" for row in table.match.rows.values()}
+    has_train = any(table.table.role == "train" for table in joined)
+    for table in joined:
+        rows = set(table.match.rows.values())
+        if table.table.role not in ("val", "test", "predict") or table.path in with_column:
+            continue
+        is_next_to_train = has_train and table.table.role != "predict" and train.isdisjoint(rows)
+        if is_next_to_train:
+            _require_distinct(table, "the table")
+        if is_next_to_train or table.path in label_paths:
+            yield table, pd.Series(table.table.role, sorted(rows), dtype="object")
 
 
 def _columns(
     joined: Sequence[Joined], label_columns: Collection[tuple[str, str]], setting: str
 ) -> Iterator[tuple[Joined, str]]:
     """Yield the tables and columns that are about subsets."""
+    for table, column in _other_columns(joined, label_columns, setting):
+        if _column_roles(table, column, setting):
+            _require_distinct(table, f"the column {column}")
+            yield table, column
+
+
+def _other_columns(
+    joined: Sequence[Joined], label_columns: Collection[tuple[str, str]], setting: str
+) -> Iterator[tuple[Joined, str]]:
     for table in joined if setting != "none" else []:
         for column in table.table.rows.columns:
-            is_other = column == table.id_column or (table.path, column) in label_columns
-            if not is_other and _column_roles(table, column, setting):
-                if table.match.ambiguous:
-                    raise ConfigError(f"{table.path}: {table.match.ambiguous[0]!r} names several images, so the column "
-                                      f"{column} does not give their subsets. Write the ids as paths in the source, or "
-                                      "set data.subset_column to none.")
+            if column != table.id_column and (table.path, column) not in label_columns:
                 yield table, column
+
+
+def _require_distinct(table: Joined, subject: str) -> None:
+    if table.match.ambiguous:
+        raise ConfigError(f"{table.path}: {table.match.ambiguous[0]!r} names several images, so {subject} does not "
+                          "give their subsets. Write the ids as paths in the source, or set data.subset_column to "
+                          "none.")
+
+
+def _find_numbers(
+    joined: Sequence[Joined], label_columns: Collection[tuple[str, str]], setting: str
+) -> Iterator[Finding]:
+    for table, column in _other_columns(joined, label_columns, setting):
+        numbers = sorted(table.table.rows[column].str.strip().unique())
+        if column.lower() != setting.lower() and has_numbers(column, numbers):
+            yield Finding("unused_subsets", table.path, (
+                f"The column {column} has numbers, {format_list(numbers)}, of unknown meaning. It is not used. If they "
+                "are subsets, write train, val and test instead."))
 
 
 def _column_roles(table: Joined, column: str, setting: str) -> dict[str, str]:
@@ -123,8 +176,7 @@ def _column_roles(table: Joined, column: str, setting: str) -> dict[str, str]:
         roles = _read_flags(column, values) or {value: role_of(value) for value in values}
     else:
         return {}
-    unknown = sorted(value for value, role in roles.items() if not role)
-    if unknown and (setting or any(roles.values())):
+    if unknown := sorted(value for value, role in roles.items() if not role):
         raise ConfigError(f"{table.path}: the column {column} has the value {unknown[0]!r}. Expected train, val or "
                           "test in each row. Correct the rows, or set data.subset_column to another column or to none.")
     return roles

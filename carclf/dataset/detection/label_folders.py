@@ -68,13 +68,23 @@ def match_classes(names: set[str], classes: set[str]) -> dict[str, str]:
 def labels_of_other_subsets(
     folders: "pd.Series[str]", labels: "pd.Series[str]", tables: Sequence[TableLabels]
 ) -> "pd.Series[str]":
-    """Return the labels of images without a class folder, in tables such as Test.csv with the folders' classes."""
-    values = [table.values for table in tables if table.role in ("val", "test")]
-    others = first_of_each(pd.concat(values)) if values else pd.Series(dtype="object")
-    others = others[~others.index.isin(folders.index)]
-    matches = match_classes(set(folders) - {""}, set(others))
-    label_by_folder = dict(zip(folders, labels, strict=True))
-    return others.map({label: label_by_folder[folder] for folder, label in matches.items()}).dropna()
+    """Return the labels of images without a class folder, in tables such as Test.csv with the folders' classes.
+
+    Raises DataError if some of a table's classes are classes of the folders, but others are not.
+    """
+    label_by_key = {number_key(folder): label for folder, label in zip(folders, labels, strict=True) if folder}
+    result = [labels[:0]]
+    for table in tables:
+        values = table.values[~table.values.index.isin(folders.index)]
+        matches = {value: label_by_key.get(number_key(value), "") for value in set(values)}
+        if table.role not in ("val", "test") or "pred" in table.joined.path.lower() or not any(matches.values()):
+            continue
+        if unknown := [value for value, label in matches.items() if not label]:
+            num_unknown = format_count(len(unknown), "class", "classes")
+            raise DataError(f"{table.joined.path} has {num_unknown} that the class folders lack: "
+                            f"{format_labels(unknown)}. Correct its classes, or set data.label_source to folders.")
+        result.append(values.map(matches))
+    return first_of_each(pd.concat(result))
 
 
 def _below_common_folder(folders: "pd.Series[str]") -> "pd.Series[str]":
@@ -97,9 +107,17 @@ def read_prefixes(images: pd.DataFrame) -> "pd.Series[str] | None":
         train = prefixes[training_images(images).index]
         sizes = train.value_counts()
         is_valid = train.notna().all() and 1 < len(sizes) <= MAX_PREFIXES and sizes.min() > 1
-        if is_valid and not all(map(role_of, sizes.index)):
+        if is_valid and not _are_combined(sizes.index) and not all(map(role_of, sizes.index)):
             return _with_other_subsets(images, train, prefixes.fillna(""), {name: name for name in sizes.index})
     return None
+
+
+def _are_combined(prefixes: Collection[str]) -> bool:
+    """Return True if prefixes are a class and something else: with numbers, or each first word with the same others."""
+    words = [re.split("[._-]", prefix, maxsplit=1) for prefix in prefixes]
+    firsts, rests = {word[0] for word in words}, {word[1] for word in words if len(word) > 1}
+    has_numbers = any(re.search("[0-9]", rest) for rest in rests)
+    return has_numbers or (min(len(firsts), len(rests)) > 1 and len(words) == len(firsts) * len(rests))
 
 
 def _with_other_subsets(

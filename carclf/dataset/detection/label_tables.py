@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import pandas as pd
 
 from carclf.config.settings import Data
-from carclf.dataset.detection.given_subsets import FLAGS, read_roles
+from carclf.dataset.detection.given_subsets import FLAGS, has_numbers, read_roles
 from carclf.dataset.detection.groups import is_group_column
 from carclf.dataset.detection.ids import ImageNames, Joined, describe_unmatched, first_of_each, join
 from carclf.dataset.detection.result import class_key, class_name
-from carclf.dataset.detection.tables import LABEL_SEPARATOR, Table
+from carclf.dataset.detection.tables import LABEL_SEPARATOR, NAME_OF_LABELS, Table
 from carclf.errors import ConfigError, DataError
 from carclf.formatting import format_count, format_list
 
@@ -19,7 +19,6 @@ from carclf.formatting import format_count, format_list
 _LABEL_NAMES = {"label", "labels", "class", "classes", "classname", "category", "categoryid", "target"}
 _ONE_HOT = {name: int(flag) for name, flag in FLAGS.items()} | {"": 0, "x": 1}  # in lower case
 _WHOLE = r"[0-9]+\.0"  # of numbers in a column with missing values, as other tools write them
-_NAME_OF_LABELS = re.compile("label|class|categor|attribute|tag|target")
 _NUM_CHECKED = 1000  # values with several words
 
 
@@ -41,6 +40,12 @@ class TableLabels:
     rank: int
     classes: frozenset[str]
     empty: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of the columns with the labels; ``column`` describes them."""
+        is_column = self.column in self.joined.table.rows.columns
+        return [self.column] if is_column else [*self.classes, *self.empty]
 
     @property
     def role(self) -> str:
@@ -119,7 +124,10 @@ def _one_hot_columns(rows: pd.DataFrame, columns: Sequence[str], targets: Sequen
         return list(targets)
     if any(_may_be_label(rows[column], column, is_usual=True) for column in columns if _is_usual(column, targets)):
         return []
-    binary = [column for column in columns if _is_binary(rows[column]) and not read_roles(column, set(rows[column]))]
+    binary = [column for column in columns if _is_binary(rows[column])]
+    others = [column for column in binary if not read_roles(column, set(rows[column]))]
+    if not others or not _is_one_hot(rows[binary]):  # a class may be called train
+        binary = others
     if not _is_one_hot(rows[binary]):
         varied = [column for column in binary if not (_as_numbers(rows[[column]]) == 1).all(axis=None)]
         binary = varied if len(varied) > 1 and _is_one_hot(rows[varied]) else binary
@@ -186,12 +194,13 @@ def _may_be_label(values: "pd.Series[str]", column: str, is_usual: bool) -> bool
     """
     distinct = set(values)
     is_repeated = 1 < len(distinct) <= (len(values) - 1 if is_usual else len(values) / 2)
-    if (is_repeated or _NAME_OF_LABELS.search(column.lower())) and _lists(distinct, column):
+    if (is_repeated or NAME_OF_LABELS.search(column.lower())) and _lists(distinct, column):
         return True  # to be rejected
     if not is_repeated or is_group_column(column):
         return False
     fraction = r"-?[0-9]*\.(?!0$)[0-9]+" if is_usual else r"-?[0-9]*\.[0-9]+"
-    return not all(re.fullmatch(fraction, value) for value in distinct) and not read_roles(column, distinct)
+    return not all(re.fullmatch(fraction, value) for value in distinct) and not (
+        read_roles(column, distinct) or has_numbers(column, distinct))
 
 
 def _lists(distinct: set[str], column: str) -> list[str]:
@@ -203,7 +212,7 @@ def _lists(distinct: set[str], column: str) -> list[str]:
         return []
     singles = {value for value in distinct if not LABEL_SEPARATOR.search(value)}
     lists = sorted(distinct - singles)[:_NUM_CHECKED]
-    may_have_numbers = _NAME_OF_LABELS.search(column.lower())
+    may_have_numbers = NAME_OF_LABELS.search(column.lower())
     parts = [set(LABEL_SEPARATOR.split(value)) for value in lists]
     are_lists = all(names <= singles or (may_have_numbers and all(map(str.isdecimal, names))) for names in parts)
     if are_lists:

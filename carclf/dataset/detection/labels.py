@@ -93,7 +93,7 @@ def find_labels(evidence: Evidence) -> Labeled:
         labels = _from_tables(evidence, tables)
     else:
         labels = _from_prefixes(evidence, joined)
-    columns = {(table.joined.path, table.column) for table in tables}
+    columns = {(table.joined.path, column) for table in tables for column in table.columns}
     # next to a sample submission, test.csv is about its images
     about_labeled = [table for table in all_joined if table.path in {path for path, _ in columns}
                      or not (evidence.targets and table.table.role in ("test", "predict"))]
@@ -168,8 +168,10 @@ def _find_unusable(
     config = evidence.config
     has_labels = any(candidate.rank for candidate in candidates)
     errors = [(path, error) for path, error in errors if not (has_labels and isinstance(error, AmbiguousColumnError))]
-    if errors and (folders is None or config.label_table or config.label_column or are_parts(set(folders))):
+    if errors and (folders is None or config.label_table or config.label_column):
         raise errors[0][1]
+    if errors and folders is not None and are_parts(set(folders)):
+        raise type(errors[0][1])(f"{errors[0][1]} If the classes are the folders, set data.label_source to folders.")
     return [Finding("invalid_label_table", path, f"{error} The class folders are used.") for path, error in errors]
 
 
@@ -265,9 +267,8 @@ def _from_folders(evidence: Evidence, folders: "pd.Series[str]", tables: Sequenc
     names: dict[str, str] = {}
     if len(values) and not classes:
         is_target = any(table.rank > 1 for table in tables)
-        is_usual = any(table.rank for table in tables) and are_parts(set(folders))
         if not are_same_classes(folders[values.index], values):
-            if is_target or is_usual or evidence.config.label_table:
+            if is_target or evidence.config.label_table:
                 return _from_tables(evidence, tables)
             kind = "json" if tables[0].joined.table.path.endswith(".json") else "table"
             raise ConfigError(f"The class folders, such as {folders.max()}, and {tables[0].column} of "

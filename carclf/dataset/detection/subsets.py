@@ -15,7 +15,7 @@ from carclf.formatting import format_count, format_list
 _ROLES = {
     "train": {"train", "training", "trainset", "trainval"},
     "val": {"val", "valid", "validation", "dev"},
-    "test": {"test", "testing", "tests", "testset"},
+    "test": {"test", "testing", "tests", "testset", "holdout"},
     "predict": {"pred", "predict", "prediction", "predictions", "unlabeled"},
 }
 

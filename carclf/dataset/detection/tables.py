@@ -18,6 +18,7 @@ from carclf.formatting import format_count, format_list
 
 SEPARATORS = (",", ";", "\t", "|")
 LABEL_SEPARATOR = re.compile(r"[ ,;|]+")  # of the labels in a list
+NAME_OF_LABELS = re.compile("label|class|categor|attribute|annotation|tag|target")  # of a column, in lower case
 MAX_BYTES = 1 << 28
 MIN_PIXEL_COLUMNS = 16
 NUM_SNIFFED = 20  # lines

@@ -110,3 +110,36 @@ def test_unlabeled_images_of_the_test_subset_are_predicted(layout_of: Any) -> No
     rows = [f"{name},{['suv', 'van'][n % 2]},train" for n, name in enumerate(NAMES[:6])]
     table = "\n".join(["file,label,split", *rows, *(f"{name},,test" for name in NAMES[6:])]) + "\n"
     assert sources_of(layout_of([f"images/{name}" for name in NAMES], {"labels.csv": table})) == {"train": 6, "test": 2}
+
+
+@pytest.mark.parametrize("tables", [
+    {"predictions.csv": "file,score\n" + "".join(f"{name},0.{n}\n" for n, name in enumerate(NAMES[:4]))},
+    {"lab_tests.csv": "file,value\n" + "".join(f"{name},0.{n}\n" for n, name in enumerate(NAMES))},
+    {name: "file\n" + "\n".join(NAMES[:6]) for name in ("train.csv", "test.csv")},
+])
+def test_names_of_other_tables_give_no_subset(layout_of: Any, tables: dict[str, str]) -> None:
+    assert sources_of(layout_of(IN_FOLDERS, tables)) == {"train": 8}
+
+
+def test_a_column_of_subsets_counts_instead_of_the_name_of_its_table(layout_of: Any) -> None:
+    layout = layout_of(IN_FOLDERS, {"test_train_split.csv": table_of("split", SUBSETS)})
+    assert sources_of(layout) == {"train": 4, "val": 2, "holdout": 2}
+
+
+@pytest.mark.parametrize("values", [["1", "", "", ""], ["yes", "", "", ""], ["True", "False", "", ""]])
+def test_a_blank_flag_is_false(layout_of: Any, values: list[str]) -> None:
+    assert sources_of(layout_of(IN_FOLDERS, {"list.csv": table_of("is_test", values)})) == {"train": 6, "holdout": 2}
+
+
+def test_a_column_that_leaves_no_training_image_needs_a_setting(layout_of: Any) -> None:
+    table = table_of("status", ["valid"])
+    with pytest.raises(ConfigError, match=r"No image is left for training.*data\.subset_column"):
+        layout_of(IN_FOLDERS, {"list.csv": table})
+    assert sources_of(layout_of(IN_FOLDERS, {"list.csv": table}, subset_column="none")) == {"train": 8}
+
+
+def test_one_hot_columns_may_be_called_train_and_test(layout_of: Any) -> None:
+    table = "file,bus,test,train\n" + "".join(
+        f"{name},{','.join(str(int(n % 3 == column)) for column in range(3))}\n" for n, name in enumerate(NAMES))
+    layout = layout_of([f"images/{name}" for name in NAMES], {"labels.csv": table})
+    assert layout.class_names == ("bus", "test", "train") and sources_of(layout) == {"train": 8}

@@ -82,7 +82,7 @@ def test_training_images_are_no_test_images_next_to_a_test_folder(layout_of: Any
 @pytest.mark.parametrize(("patterns", "class_names"), [
     (["american_bulldog_{}.jpg", "american_pit_bull_{}.jpg"], ("american_bulldog", "american_pit_bull")),
     (["cat_2020_{:03}.jpg", "dog_2020_{:03}.jpg"], ("cat", "dog")),
-    (["bmw-x5-{}.png", "bmw.m3.{}-1.png"], ("bmw-x5", "bmw.m3")),
+    (["benign_P{0}_{0}.png", "malignant_P{0}_{0}.png"], ("benign", "malignant")),
     (["0_{}.jpg", "10_{}_2.jpg"], ("0", "10")),
     (["suv_front_{}.jpg", "van_{}_left.jpg"], ("suv", "van")),
     (["suv_car{0}_{0}.jpg", "van_car{0}_{0}.jpg"], ("suv", "van")),

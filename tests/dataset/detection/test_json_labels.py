@@ -110,3 +110,10 @@ def test_the_fields_of_coco_images_are_not_labels(layout_of: Any, num_categories
 def test_a_list_of_names_names_the_numbers(layout_of: Any) -> None:
     images = [f"{n % 2}/{name}" for n, name in enumerate(NAMES)]
     assert layout_of(images, {"names.json": '["suv", "van"]'}).class_names == ("suv", "van")
+
+
+@pytest.mark.parametrize("label", [{"category": {"id": 1}}, {"annotations": [{"label": "a"}]}])
+def test_nested_labels_are_not_replaced_by_another_field(layout_of: Any, label: dict[str, object]) -> None:
+    data = [{"image": name, "camera": CLASSES[n % 2]} | label for n, name in enumerate(NAMES)]
+    with pytest.raises(DataError, match="nested values"):
+        layout_of(IMAGES, {"labels.json": json.dumps(data)})

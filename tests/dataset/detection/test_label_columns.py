@@ -28,7 +28,10 @@ def test_folders_of_parts_are_no_classes_next_to_a_table_of_labels(layout_of: An
     with pytest.raises(AmbiguousColumnError, match=r"data\.label_column"):
         layout_of(IN_PARTS, {"metadata.csv": metadata})
     assert labels_of(layout_of(IN_PARTS, {"metadata.csv": metadata}, label_column="dx"))[:3] == ["mel", "nv", "bcc"]
-    layout = layout_of(IN_PARTS, {"metadata.csv": table_of("image,label,sex", ["a", "b", "c"], ["m", "m", "f", "f"])})
+    metadata = table_of("image,label,sex", ["a", "b", "c"], ["m", "m", "f", "f"])
+    with pytest.raises(ConfigError, match=r"data\.label_source to folders or table"):
+        layout_of(IN_PARTS, {"metadata.csv": metadata})
+    layout = layout_of(IN_PARTS, {"metadata.csv": metadata}, label_source="table")
     assert labels_of(layout)[:3] == ["a", "b", "c"]
     with pytest.raises(DataError, match="lists of labels"):
         layout_of(IN_PARTS, {"metadata.csv": table_of("image,label", ["a|b", "a", "b"])})
@@ -94,3 +97,17 @@ def test_a_table_labels_the_test_images_next_to_class_folders(layout_of: Any) ->
 def test_labels_with_bars_are_several_labels(layout_of: Any, values: list[str]) -> None:
     with pytest.raises(DataError, match="lists of labels"):
         layout_of(IMAGES, {"labels.csv": table_of("image,label", values)})
+
+
+@pytest.mark.parametrize("name", ["Test.csv", "test_predictions.csv"])
+def test_a_table_of_test_images_with_other_classes_is_rejected_unless_it_has_predictions(
+    layout_of: Any, name: str
+) -> None:
+    images = [f"train/{1 + n % 4}/{n:02d}.jpg" for n in NUMBERS] + [f"test/t{n}.jpg" for n in range(8)]
+    table = "Path,ClassId\n" + "".join(f"test/t{n}.jpg,{n % 4}\n" for n in range(8))
+    if name == "Test.csv":
+        with pytest.raises(DataError, match=r"data\.label_source to folders"):
+            layout_of(images, {name: table})
+        return
+    layout = layout_of(images, {name: table})
+    assert layout.images["source"].value_counts().to_dict() == {"train": 24, "test": 8}
