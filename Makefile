@@ -39,10 +39,10 @@ test-compose: .venv/.dev ## test the Compose cluster with stand-ins for the regi
 acceptance: .venv/.dev ## run the demo like a user: to the end, interrupted, and again
 	$(BIN)/pytest -q -m "acceptance and not dags" -n 2 --dist loadfile --ignore tests/demo/test_gallery.py
 	$(BIN)/pytest -q -m acceptance -n 2 tests/demo/test_gallery.py
-	KERAS_BACKEND=jax $(BIN)/pytest -q -m integration tests/training/test_trainer.py
 
-test-backbones: .venv/.dev ## train the backbones that make acceptance leaves out
+test-backbones: .venv/.dev ## train the backbones that make acceptance leaves out, and train on JAX
 	$(BIN)/pytest -q -m backbones tests/training/test_backbones.py
+	KERAS_BACKEND=jax $(BIN)/pytest -q -m integration tests/training/test_trainer.py
 
 fuzz: .venv/.dev ## read 10,000 mutations of each kind of input: images, archives, tables, JSON files, responses, forms
 	$(BIN)/pytest -q -m fuzz -n 2

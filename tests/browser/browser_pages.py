@@ -7,7 +7,7 @@ from pathlib import Path
 import requests
 from playwright.sync_api import BrowserContext, ConsoleMessage, FrameLocator, Page
 
-RUN_TIMEOUT = 300  # seconds for a demo run on a busy machine
+RUN_TIMEOUT = 600  # seconds for a demo run on a busy machine
 RUNS_PLUGIN, REPORT_PLUGIN = "Car classifier", "Report"  # titles of the frames
 
 
