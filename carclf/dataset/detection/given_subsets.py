@@ -80,27 +80,31 @@ def find_subsets(
     column has an unknown value, ids are ambiguous, the setting is none of the columns, or no training image is left.
     """
     columns = list(_columns(joined, label_columns, setting))
-    given = [(f"{table.path} has", roles) for table, roles in _named_tables(joined, label_columns, columns)
-             if setting != "none" or table.path in {path for path, _ in label_columns}]
-    given += [(f"{column} of {table.path} has", table.first_values(column).str.strip().map(
-        _column_roles(table, column, setting))) for table, column in columns]
     if setting not in ("", "none") and not columns:
         raise ConfigError(f"data.subset_column is {setting!r}, which is not a column with train, val or test of "
                           "a table with rows about the labeled images. Set it to one of their columns, or to none.")
-    order = list(_SOURCE_BY_ROLE)
-    ranks = pd.concat([roles.reindex(labeled.index).fillna("").map(order.index)
-                       for roles in (labeled["role"], *(roles for _, roles in given))], axis=1).max(axis=1)
-    sources = ranks.map(lambda rank: _SOURCE_BY_ROLE[order[rank]])
+    by_name = [(f"{table.path} has", roles) for table, roles in _named_tables(joined, label_columns, columns)
+               if setting != "none" or table.path in {path for path, _ in label_columns}]
+    by_column = [(f"{column} of {table.path} has", table.first_values(column).str.strip().map(
+        _column_roles(table, column, setting))) for table, column in columns]
+    given = by_name + by_column
+    sources = _combine([labeled["role"], *(roles.reindex(labeled.index).fillna("") for _, roles in given)])
     if given and not (sources == "train").any():
         raise ConfigError(f"No image is left for training: {given[-1][0]} {_describe(given[-1][1])}. Correct it, or "
                           "set data.subset_column to another column or to none.")
     unlabeled = labeled.index[:0]
-    for _, roles in given[len(given) - len(columns):]:
+    for _, roles in by_column:
         unlabeled = unlabeled.union(roles.index[roles.isin(["test", "predict"])].difference(labeled.index))
-    return Subsets(
-        sources, unlabeled, [Detection("subsets", ", ".join(sorted({*roles.replace(REST, "test")})),
-                                       f"{origin} {_describe(roles)}") for origin, roles in given],
-        list(_find_numbers(joined, label_columns, setting)))
+    detections = [Detection("subsets", ", ".join(sorted(set(roles.replace(REST, "test")))),
+                            f"{origin} {_describe(roles)}") for origin, roles in given]
+    return Subsets(sources, unlabeled, detections, list(_find_numbers(joined, label_columns, setting)))
+
+
+def _combine(roles: Sequence["pd.Series[str]"]) -> "pd.Series[str]":
+    """Return the source of each image: that of its last role in the order of _SOURCE_BY_ROLE."""
+    order = list(_SOURCE_BY_ROLE)
+    ranks = pd.concat([values.map(order.index) for values in roles], axis="columns").max(axis="columns")
+    return ranks.map(lambda rank: _SOURCE_BY_ROLE[order[rank]])
 
 
 def _describe(roles: "pd.Series[str]") -> str:
