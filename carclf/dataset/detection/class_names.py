@@ -12,7 +12,7 @@ from carclf.formatting import format_count
 from carclf.natural_order import sort_naturally
 
 _NUM_COLUMNS = 2
-_CLASS_TABLE = re.compile(r"class.*|label.*|names.*")  # of wider tables
+_CLASS_TABLE = re.compile(r"class.*|label.*|names.*|categor.*")  # of wider tables, and of lists in JSON files
 # Names, as class_key returns them, that are also written for a missing label.
 _NO_LABEL = {
     "unlabeled", "unlabelled", "not-labeled", "not-labelled", "no-label", "nolabel", "without-label", "unknown",
@@ -133,12 +133,14 @@ def _combined(names: Collection[str]) -> list[str]:
 def read_maps(json_files: Mapping[str, object], tables: Sequence[Table]) -> list[NameMap]:
     """Return the content of the JSON files and tables that may map labels to names, or names to labels.
 
-    A list in a JSON file has the names of the labels from 0 on. A table has two columns, of which the first line may be
-    a row; or it is called like classes.csv, and exactly one column has a different text in each row.
+    A list in a JSON file called like classes.json has the names of the labels from 0 on. A table has two columns, of
+    which the first line may be a row; or it is called like classes.csv, and exactly one column has a different text in
+    each row.
     """
     maps: list[tuple[str, dict[str, str]]] = []
     for path, data in json_files.items():
-        if isinstance(data, list) and all(isinstance(name, str) for name in data):
+        if isinstance(data, list) and _CLASS_TABLE.match(path.rpartition("/")[2].lower()) and all(
+                isinstance(name, str) for name in data):
             maps.append((path, {str(number): name for number, name in enumerate(data)}))
         if isinstance(data, dict) and all(isinstance(value, str | int) for value in data.values()):
             maps.append((path, {str(label): str(name) for label, name in data.items()}))

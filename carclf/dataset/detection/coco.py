@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from carclf.dataset.detection.files import Files, normalized
-from carclf.dataset.detection.tables import MAX_BYTES, NAME_OF_LABELS, Table
+from carclf.dataset.detection.tables import MAX_BYTES, NAME_OF_LABELS, Table, is_usual_label
 from carclf.errors import DataError
 
 FILE_COLUMN, LABEL_COLUMN = "file_name", "category_id"
@@ -95,9 +95,12 @@ def _read_records(path: str, data: object, names: Collection[str]) -> list[Table
     """Return a JSON object of labels by file name, or a list of records, as a table; [] if no field has ids of images.
 
     An object with numbers as keys has the names of classes. Raises DataError if a field that is called like label has
-    nested values.
+    nested values, and no other field is.
     """
-    if isinstance(data, dict) and not all(map(str.isdecimal, data)):
+    if isinstance(data, dict):
+        is_label = all(_cell("", label) is not None for label in data.values())
+        if all(map(str.isdecimal, data)) or not is_label:
+            return []
         data = [{FILE_COLUMN: name, "label": label} for name, label in data.items()]
     if not (data and isinstance(data, list) and all(isinstance(record, dict) for record in data)):
         return []
@@ -105,7 +108,8 @@ def _read_records(path: str, data: object, names: Collection[str]) -> list[Table
     if not any(rows[column].map(normalized).isin(names).any() for column in rows):
         return []
     nested = {name for record in data for name in record} - set(rows.columns)
-    if labels := sorted(name for name in nested if NAME_OF_LABELS.search(name.lower())):
+    labels = sorted(name for name in nested if NAME_OF_LABELS.search(name.lower()))
+    if labels and not any(map(is_usual_label, rows.columns)):
         raise DataError(f"{path}: {labels[0]} has nested values. Expected a text or a number in each record.")
     return [Table(path, rows)]
 

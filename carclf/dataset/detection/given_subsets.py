@@ -3,13 +3,14 @@
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 import pandas as pd
 
 from carclf.dataset.detection.groups import is_group_column
 from carclf.dataset.detection.ids import Joined
 from carclf.dataset.detection.result import Detection
-from carclf.dataset.detection.subsets import role_of
+from carclf.dataset.detection.subsets import NAMES_BY_ROLE, role_of
 from carclf.dataset.findings import Finding
 from carclf.errors import ConfigError
 from carclf.formatting import format_count, format_list
@@ -22,7 +23,7 @@ _SOURCE_BY_ROLE = {"": "train", "train": "train", REST: "holdout", "val": "val",
                    "predict": "holdout"}
 _NUMBERED = {"split", "splits", "data_split", "subset", "partition"}
 _COLUMNS = _NUMBERED | {"phase", "usage", "set", "dataset"}
-_FLAG_COLUMN = re.compile("((is|in)_?(val|valid|validation)|((is|in)_?)?(train|training|test|testing))"
+_FLAG_COLUMN = re.compile("((is|in)_?valid|((is|in)_?)?(train|training|val|validation|test|testing))"  # or usable
                           "(_?(image|img|sample|set))?")
 _MAX_SUBSETS = 10
 
@@ -53,7 +54,7 @@ def read_roles(column: str, values: Collection[str]) -> dict[str, str]:
         return {}
     roles = {value: role_of(value) for value in values}
     is_split = column.lower() in _COLUMNS and len(values) > 1 and any(roles.values())
-    return roles if is_split or all(roles.values()) else {}
+    return roles if is_split or (len(values) > 1 and all(roles.values())) else {}
 
 
 def has_numbers(column: str, values: Collection[str]) -> bool:
@@ -83,7 +84,8 @@ def find_subsets(
     if setting not in ("", "none") and not columns:
         raise ConfigError(f"data.subset_column is {setting!r}, which is not a column with train, val or test of "
                           "a table with rows about the labeled images. Set it to one of their columns, or to none.")
-    by_name = [(f"{table.path} has", roles) for table, roles in _named_tables(joined, label_columns, columns)
+    named = _named_tables(labeled, joined, {path for path, _ in label_columns}, {table.path for table, _ in columns})
+    by_name = [(f"{table.path} has", roles) for table, roles in named
                if setting != "none" or table.path in {path for path, _ in label_columns}]
     by_column = [(f"{column} of {table.path} has", table.first_values(column).str.strip().map(
         _column_roles(table, column, setting))) for table, column in columns]
@@ -113,26 +115,25 @@ def _describe(roles: "pd.Series[str]") -> str:
 
 
 def _named_tables(
-    joined: Sequence[Joined], label_columns: Collection[tuple[str, str]], columns: Sequence[tuple[Joined, str]]
+    labeled: pd.DataFrame, joined: Sequence[Joined], label_paths: Collection[str], with_column: Collection[str]
 ) -> Iterator[tuple[Joined, "pd.Series[str]"]]:
-    """Yield the tables whose names are subsets, and the roles of their images.
+    """Yield the tables whose names are subsets, and the roles of their images; not those with a column of subsets.
 
-    They have the labels, or are next to a table such as train.csv with other images. One with a column of subsets is
-    left out.
+    They have the labels; or they are called like val.csv, or are next to a table such as train.csv, and list other
+    images than that and not all.
     """
-    label_paths = {path for path, _ in label_columns}
-    with_column = {table.path for table, _ in columns}
-    train = {row for table in joined if table.table.role == "train" for row in table.match.rows.values()}
-    has_train = any(table.table.role == "train" for table in joined)
+    train = [table for table in joined if table.table.role == "train"]
+    train_rows = {row for table in train for row in table.match.rows.values()}
     for table in joined:
-        rows = set(table.match.rows.values())
-        if table.table.role not in ("val", "test", "predict") or table.path in with_column:
+        role, rows = table.table.role, set(table.match.rows.values())
+        if role not in ("val", "test", "predict") or table.path in with_column:
             continue
-        is_next_to_train = has_train and table.table.role != "predict" and train.isdisjoint(rows)
-        if is_next_to_train:
+        is_sure = bool(train) or PurePosixPath(table.path).stem.lower() in NAMES_BY_ROLE[role]
+        if table.path not in label_paths:
+            if role == "predict" or not is_sure or not train_rows.isdisjoint(rows) or rows >= set(labeled.index):
+                continue
             _require_distinct(table, "the table")
-        if is_next_to_train or table.path in label_paths:
-            yield table, pd.Series(table.table.role, sorted(rows), dtype="object")
+        yield table, pd.Series(role, sorted(rows), dtype="object")
 
 
 def _columns(
@@ -175,7 +176,9 @@ def _find_numbers(
 def _column_roles(table: Joined, column: str, setting: str) -> dict[str, str]:
     values = table.table.rows[column].str.strip().unique()
     if not setting:
-        roles = read_roles(column, values)
+        is_next_to_flag = column.lower() == "valid" and not {"train", "test"}.isdisjoint(
+            map(str.lower, table.table.rows.columns))
+        roles = read_roles("is_valid" if is_next_to_flag else column, values)
     elif column.lower() == setting.lower():
         roles = _read_flags(column, values) or {value: role_of(value) for value in values}
     else:

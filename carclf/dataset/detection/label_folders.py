@@ -77,7 +77,7 @@ def labels_of_other_subsets(
     for table in tables:
         values = table.values[~table.values.index.isin(folders.index)]
         matches = {value: label_by_key.get(number_key(value), "") for value in set(values)}
-        if table.role not in ("val", "test") or "pred" in table.joined.path.lower() or not any(matches.values()):
+        if table.role not in ("val", "test") or not any(matches.values()):
             continue
         if unknown := [value for value, label in matches.items() if not label]:
             num_unknown = format_count(len(unknown), "class", "classes")

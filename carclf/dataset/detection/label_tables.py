@@ -11,12 +11,11 @@ from carclf.dataset.detection.given_subsets import FLAGS, has_numbers, read_role
 from carclf.dataset.detection.groups import is_group_column
 from carclf.dataset.detection.ids import ImageNames, Joined, describe_unmatched, first_of_each, join
 from carclf.dataset.detection.result import class_key, class_name
-from carclf.dataset.detection.tables import LABEL_SEPARATOR, NAME_OF_LABELS, Table
+from carclf.dataset.detection.subsets import role_of
+from carclf.dataset.detection.tables import LABEL_SEPARATOR, NAME_OF_LABELS, Table, is_usual_label
 from carclf.errors import ConfigError, DataError
 from carclf.formatting import format_count, format_list
 
-# Columns with these names are preferred to others with as good values.
-_LABEL_NAMES = {"label", "labels", "class", "classes", "classname", "category", "categoryid", "target"}
 _ONE_HOT = {name: int(flag) for name, flag in FLAGS.items()} | {"": 0, "x": 1}  # in lower case
 _WHOLE = r"[0-9]+\.0"  # of numbers in a column with missing values, as other tools write them
 _NUM_CHECKED = 1000  # values with several words
@@ -125,7 +124,7 @@ def _one_hot_columns(rows: pd.DataFrame, columns: Sequence[str], targets: Sequen
     if any(_may_be_label(rows[column], column, is_usual=True) for column in columns if _is_usual(column, targets)):
         return []
     binary = [column for column in columns if _is_binary(rows[column])]
-    others = [column for column in binary if not read_roles(column, set(rows[column]))]
+    others = [column for column in binary if not (role_of(column) or read_roles(column, set(rows[column])))]
     if not others or not _is_one_hot(rows[binary]):  # a class may be called train
         binary = others
     if not _is_one_hot(rows[binary]):
@@ -139,7 +138,7 @@ def _one_hot_columns(rows: pd.DataFrame, columns: Sequence[str], targets: Sequen
 def _is_usual(column: str, targets: Sequence[str]) -> bool:
     """Return True if a column is called like label, or like the only target."""
     is_target = [column.lower()] == [name.lower() for name in targets]
-    return is_target or re.sub("[^a-z]", "", column.lower()) in _LABEL_NAMES
+    return is_target or is_usual_label(column)
 
 
 def _is_one_hot(rows: pd.DataFrame) -> bool:
@@ -196,7 +195,8 @@ def _may_be_label(values: "pd.Series[str]", column: str, is_usual: bool) -> bool
     is_repeated = 1 < len(distinct) <= (len(values) - 1 if is_usual else len(values) / 2)
     if (is_repeated or NAME_OF_LABELS.search(column.lower())) and _lists(distinct, column):
         return True  # to be rejected
-    if not is_repeated or is_group_column(column):
+    is_flag = role_of(column) and not is_usual and _is_binary(values)
+    if not is_repeated or is_flag or is_group_column(column):
         return False
     fraction = r"-?[0-9]*\.(?!0$)[0-9]+" if is_usual else r"-?[0-9]*\.[0-9]+"
     return not all(re.fullmatch(fraction, value) for value in distinct) and not (
@@ -255,6 +255,7 @@ def combine(candidates: Sequence[TableLabels]) -> list[TableLabels]:
 
     Raises ConfigError if two tables of a subset fit equally well and have different labels.
     """
+    candidates = [candidate for candidate in candidates if candidate.role != "predict"] or candidates
     candidates = [candidate for candidate in candidates if candidate.rank] or candidates
     result = []
     for role in dict.fromkeys(candidate.role for candidate in candidates):

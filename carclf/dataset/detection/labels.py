@@ -146,6 +146,7 @@ def _read_tables(
         raise ConfigError(f"data.label_table: {reason} Set data.label_column, or another table.")
     if folders is not None:
         findings += _find_unmatched(evidence, joined, folders)
+        candidates = [candidate for candidate in candidates if candidate.role != "predict"]
     return combine(candidates), findings
 
 

@@ -12,7 +12,7 @@ from carclf.dataset.detection.result import Detection
 from carclf.errors import ConfigError
 from carclf.formatting import format_count, format_list
 
-_ROLES = {
+NAMES_BY_ROLE = {
     "train": {"train", "training", "trainset", "trainval"},
     "val": {"val", "valid", "validation", "dev"},
     "test": {"test", "testing", "tests", "testset", "holdout"},
@@ -23,7 +23,7 @@ _ROLES = {
 def role_of(name: str) -> str:
     """Return train, val, test or predict if a word of the name is, else an empty string: test in test1 and evalTest."""
     words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)
-    return next((role for word in words for role, names in _ROLES.items() if word.lower() in names), "")
+    return next((role for word in words for role, names in NAMES_BY_ROLE.items() if word.lower() in names), "")
 
 
 def list_images(files: Files, config: Data) -> pd.DataFrame:

@@ -18,6 +18,8 @@ from carclf.formatting import format_count, format_list
 
 SEPARATORS = (",", ";", "\t", "|")
 LABEL_SEPARATOR = re.compile(r"[ ,;|]+")  # of the labels in a list
+# Columns with these names are preferred to others with as good values.
+_LABEL_NAMES = {"label", "labels", "class", "classes", "classname", "category", "categoryid", "target"}
 NAME_OF_LABELS = re.compile("label|class|categor|attribute|annotation|tag|target")  # of a column, in lower case
 MAX_BYTES = 1 << 28
 MIN_PIXEL_COLUMNS = 16
@@ -42,8 +44,12 @@ class Table:
 
     @property
     def role(self) -> str:
-        """The subset that the file's name contains, such as val for val_labels.csv, else that of its folder."""
-        return role_of(PurePosixPath(self.path).stem) or self.folder_role
+        """The subset that the file's name contains, such as val for val_labels.csv, else that of its folder.
+
+        It is predict for test_predictions.csv.
+        """
+        stem = PurePosixPath(self.path).stem
+        return "predict" if "pred" in stem.lower() else role_of(stem) or self.folder_role
 
     @property
     def row_noun(self) -> str:
@@ -61,6 +67,11 @@ class Table:
         """Return the columns of a name in any case, the one that is written like it first."""
         matches = [column for column in self.rows.columns if name.lower() == column.lower()]
         return sorted(matches, key=lambda column: column != name)
+
+
+def is_usual_label(column: str) -> bool:
+    """Return True if a column is called like label."""
+    return re.sub("[^a-z]", "", column.lower()) in _LABEL_NAMES
 
 
 def read_tables(files: Files, paths: Collection[str]) -> tuple[list[Table], dict[str, DataError]]:

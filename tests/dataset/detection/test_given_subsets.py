@@ -100,7 +100,7 @@ def test_numbers_in_a_column_of_subsets_are_reported(layout_of: Any) -> None:
 
 
 @pytest.mark.parametrize(("column", "values"), [
-    ("patient", ["test0", "test1"]), ("source", ["web/test/a", "web/train/b"]),
+    ("patient", ["test0", "test1"]), ("status", ["valid"]), ("source", ["web/test/a", "web/train/b"]),
 ])
 def test_other_columns_with_the_word_test_give_no_subset(layout_of: Any, column: str, values: list[str]) -> None:
     assert set(layout_of(IN_FOLDERS, {"list.csv": table_of(column, values)}).images["source"]) == {"train"}
@@ -132,7 +132,7 @@ def test_a_blank_flag_is_false(layout_of: Any, values: list[str]) -> None:
 
 
 def test_a_column_that_leaves_no_training_image_needs_a_setting(layout_of: Any) -> None:
-    table = table_of("status", ["valid"])
+    table = table_of("split", ["val", "test"])
     with pytest.raises(ConfigError, match=r"No image is left for training.*data\.subset_column"):
         layout_of(IN_FOLDERS, {"list.csv": table})
     assert sources_of(layout_of(IN_FOLDERS, {"list.csv": table}, subset_column="none")) == {"train": 8}
@@ -143,3 +143,38 @@ def test_one_hot_columns_may_be_called_train_and_test(layout_of: Any) -> None:
         f"{name},{','.join(str(int(n % 3 == column)) for column in range(3))}\n" for n, name in enumerate(NAMES))
     layout = layout_of([f"images/{name}" for name in NAMES], {"labels.csv": table})
     assert layout.class_names == ("bus", "test", "train") and sources_of(layout) == {"train": 8}
+
+
+@pytest.mark.parametrize("names", ["train,val,test", "train,valid,test", "is_train,is_val,is_test"])
+@pytest.mark.parametrize("label", ["label", "species"])
+def test_one_hot_columns_of_subsets_are_no_classes(layout_of: Any, names: str, label: str) -> None:
+    flags = ["1,0,0", "1,0,0", "0,1,0", "0,0,1"]
+    table = table_of(f"{label},{names}", [f"{['suv', 'van'][n // 4]},{flags[n % 4]}" for n in range(8)])
+    layout = layout_of([f"images/{name}" for name in NAMES], {"labels.csv": table})
+    assert layout.class_names == ("suv", "van") and sources_of(layout) == {"train": 4, "val": 2, "holdout": 2}
+
+
+@pytest.mark.parametrize(("name", "expected"), [
+    ("val.csv", {"train": 6, "val": 2}), ("test.csv", {"train": 6, "holdout": 2}), ("valid_images.csv", {"train": 8}),
+])
+def test_a_table_called_like_a_subset_lists_its_images(layout_of: Any, name: str, expected: dict[str, int]) -> None:
+    assert sources_of(layout_of(IN_FOLDERS, {name: "file\n0.jpg\n5.jpg\n"})) == expected
+    tables = {"labels.csv": "file,kind\n" + "".join(f"{name},{['a', 'b'][n % 2]}\n" for n, name in enumerate(NAMES))}
+    layout = layout_of([f"images/{name}" for name in NAMES], tables | {name: "file\n0.jpg\n5.jpg\n"},
+                       train_folder="images")
+    assert sources_of(layout) == expected
+
+
+def test_predictions_are_no_labels(layout_of: Any) -> None:
+    predictions = "file,prediction\n" + "".join(f"{path[4:]},{path[:3]}\n" for path in IN_FOLDERS[:4])
+    layout = layout_of(IN_FOLDERS, {"predictions.csv": predictions, "val_predictions.csv": predictions})
+    assert sources_of(layout) == {"train": 8}
+
+
+def test_predictions_of_test_images_are_no_labels(layout_of: Any) -> None:
+    images = [f"train/{name}" for name in NAMES] + [f"test/t{n}.jpg" for n in range(4)]
+    tables = {
+        "train.csv": "file,label\n" + "".join(f"{name},{['a', 'b'][n % 2]}\n" for n, name in enumerate(NAMES)),
+        "test_predictions.csv": "file,label\n" + "".join(f"t{n}.jpg,{['a', 'b'][n % 2]}\n" for n in range(4)),
+    }
+    assert sources_of(layout_of(images, tables)) == {"train": 8, "test": 4}

@@ -117,3 +117,17 @@ def test_nested_labels_are_not_replaced_by_another_field(layout_of: Any, label: 
     data = [{"image": name, "camera": CLASSES[n % 2]} | label for n, name in enumerate(NAMES)]
     with pytest.raises(DataError, match="nested values"):
         layout_of(IMAGES, {"labels.json": json.dumps(data)})
+
+
+@pytest.mark.parametrize("data", [
+    ["0.jpg", "1.jpg", "2.jpg"], {name: [1, 2, 30, 30] for name in NAMES}, {name: {"a": 1} for name in NAMES},
+])
+def test_other_json_files_next_to_a_table_change_nothing(layout_of: Any, data: object) -> None:
+    table = "file,label\n" + "".join(f"{name},{n % 2}\n" for n, name in enumerate(NAMES))
+    layout = layout_of(IMAGES, {"labels.csv": table, "other.json": json.dumps(data)})
+    assert layout.class_names == ("0", "1") and layout.findings == ()
+
+
+def test_nested_fields_next_to_a_label_do_not_matter(layout_of: Any) -> None:
+    data = [{"file": name, "label": CLASSES[n % 2], "attributes": {"color": 1}} for n, name in enumerate(NAMES)]
+    assert layout_of(IMAGES, {"labels.json": json.dumps(data)}).class_names == ("suv", "van")
