@@ -12,7 +12,8 @@ from carclf.formatting import format_count
 from carclf.natural_order import sort_naturally
 
 _NUM_COLUMNS = 2
-_CLASS_TABLE = re.compile(r"class.*|label.*|names.*|categor.*")  # of wider tables, and of lists in JSON files
+_CLASS_TABLE = re.compile(r"class.*|label.*|names.*")  # of wider tables
+_CLASS_LIST = re.compile("class|label|names|categor")  # in JSON files
 # Names, as class_key returns them, that are also written for a missing label.
 _NO_LABEL = {
     "unlabeled", "unlabelled", "not-labeled", "not-labelled", "no-label", "nolabel", "without-label", "unknown",
@@ -139,7 +140,7 @@ def read_maps(json_files: Mapping[str, object], tables: Sequence[Table]) -> list
     """
     maps: list[tuple[str, dict[str, str]]] = []
     for path, data in json_files.items():
-        if isinstance(data, list) and _CLASS_TABLE.match(path.rpartition("/")[2].lower()) and all(
+        if isinstance(data, list) and _CLASS_LIST.search(path.rpartition("/")[2].lower()) and all(
                 isinstance(name, str) for name in data):
             maps.append((path, {str(number): name for number, name in enumerate(data)}))
         if isinstance(data, dict) and all(isinstance(value, str | int) for value in data.values()):

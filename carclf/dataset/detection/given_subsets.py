@@ -23,7 +23,7 @@ _SOURCE_BY_ROLE = {"": "train", "train": "train", REST: "holdout", "val": "val",
                    "predict": "holdout"}
 _NUMBERED = {"split", "splits", "data_split", "subset", "partition"}
 _COLUMNS = _NUMBERED | {"phase", "usage", "set", "dataset"}
-_FLAG_COLUMN = re.compile("((is|in)_?valid|((is|in)_?)?(train|training|val|validation|test|testing))"  # or usable
+_FLAG_COLUMN = re.compile("((is|in)_?)?(train|training|val|valid|validation|test|testing)"
                           "(_?(image|img|sample|set))?")
 _MAX_SUBSETS = 10
 
@@ -47,14 +47,19 @@ def read_roles(column: str, values: Collection[str]) -> dict[str, str]:
     Such a column has up to ten names such as train and test, or flags if it is called like is_valid; is_train is false
     for the REST. An unknown value has the role ""; it occurs only in a column that is called like split.
     """
-    is_flag = _FLAG_COLUMN.fullmatch(column.lower()) and len(values) > 1
+    is_flag = is_called_like_flag(column) and column.lower() != "valid" and len(values) > 1  # valid may mean usable
     if is_flag and (flags := _read_flags(column, values)):
         return flags
     if len(values) > _MAX_SUBSETS or is_group_column(column) or any("/" in value for value in values):
         return {}
     roles = {value: role_of(value) for value in values}
-    is_split = column.lower() in _COLUMNS and len(values) > 1 and any(roles.values())
+    is_split = column.lower() in _COLUMNS and any(roles.values())
     return roles if is_split or (len(values) > 1 and all(roles.values())) else {}
+
+
+def is_called_like_flag(column: str) -> bool:
+    """Return True if a column is called like is_valid or test, for images that are in this subset."""
+    return bool(_FLAG_COLUMN.fullmatch(column.lower()))
 
 
 def has_numbers(column: str, values: Collection[str]) -> bool:
@@ -84,9 +89,9 @@ def find_subsets(
     if setting not in ("", "none") and not columns:
         raise ConfigError(f"data.subset_column is {setting!r}, which is not a column with train, val or test of "
                           "a table with rows about the labeled images. Set it to one of their columns, or to none.")
-    named = _named_tables(labeled, joined, {path for path, _ in label_columns}, {table.path for table, _ in columns})
-    by_name = [(f"{table.path} has", roles) for table, roles in named
-               if setting != "none" or table.path in {path for path, _ in label_columns}]
+    named = [] if setting == "none" else _named_tables(
+        labeled, joined, {path for path, _ in label_columns}, {table.path for table, _ in columns})
+    by_name = [(f"{table.path} has", roles) for table, roles in named]
     by_column = [(f"{column} of {table.path} has", table.first_values(column).str.strip().map(
         _column_roles(table, column, setting))) for table, column in columns]
     given = by_name + by_column
@@ -126,13 +131,13 @@ def _named_tables(
     train_rows = {row for table in train for row in table.match.rows.values()}
     for table in joined:
         role, rows = table.table.role, set(table.match.rows.values())
-        if role not in ("val", "test", "predict") or table.path in with_column:
+        if role not in ("val", "test") or table.path in with_column:
             continue
         is_sure = bool(train) or PurePosixPath(table.path).stem.lower() in NAMES_BY_ROLE[role]
-        if table.path not in label_paths:
-            if role == "predict" or not is_sure or not train_rows.isdisjoint(rows) or rows >= set(labeled.index):
-                continue
-            _require_distinct(table, "the table")
+        is_list = is_sure and train_rows.isdisjoint(rows) and not rows >= set(labeled.index)
+        if table.path not in label_paths and not is_list:
+            continue
+        _require_distinct(table, "the table")
         yield table, pd.Series(role, sorted(rows), dtype="object")
 
 

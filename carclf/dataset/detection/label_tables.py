@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import pandas as pd
 
 from carclf.config.settings import Data
-from carclf.dataset.detection.given_subsets import FLAGS, has_numbers, read_roles
+from carclf.dataset.detection.given_subsets import FLAGS, has_numbers, is_called_like_flag, read_roles
 from carclf.dataset.detection.groups import is_group_column
 from carclf.dataset.detection.ids import ImageNames, Joined, describe_unmatched, first_of_each, join
 from carclf.dataset.detection.result import class_key, class_name
-from carclf.dataset.detection.subsets import role_of
 from carclf.dataset.detection.tables import LABEL_SEPARATOR, NAME_OF_LABELS, Table, is_usual_label
 from carclf.errors import ConfigError, DataError
 from carclf.formatting import format_count, format_list
@@ -124,7 +123,7 @@ def _one_hot_columns(rows: pd.DataFrame, columns: Sequence[str], targets: Sequen
     if any(_may_be_label(rows[column], column, is_usual=True) for column in columns if _is_usual(column, targets)):
         return []
     binary = [column for column in columns if _is_binary(rows[column])]
-    others = [column for column in binary if not (role_of(column) or read_roles(column, set(rows[column])))]
+    others = [column for column in binary if not (is_called_like_flag(column) or read_roles(column, set(rows[column])))]
     if not others or not _is_one_hot(rows[binary]):  # a class may be called train
         binary = others
     if not _is_one_hot(rows[binary]):
@@ -195,7 +194,7 @@ def _may_be_label(values: "pd.Series[str]", column: str, is_usual: bool) -> bool
     is_repeated = 1 < len(distinct) <= (len(values) - 1 if is_usual else len(values) / 2)
     if (is_repeated or NAME_OF_LABELS.search(column.lower())) and _lists(distinct, column):
         return True  # to be rejected
-    is_flag = role_of(column) and not is_usual and _is_binary(values)
+    is_flag = is_called_like_flag(column) and not is_usual and _is_binary(values)
     if not is_repeated or is_flag or is_group_column(column):
         return False
     fraction = r"-?[0-9]*\.(?!0$)[0-9]+" if is_usual else r"-?[0-9]*\.[0-9]+"

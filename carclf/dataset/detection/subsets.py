@@ -16,7 +16,7 @@ NAMES_BY_ROLE = {
     "train": {"train", "training", "trainset", "trainval"},
     "val": {"val", "valid", "validation", "dev"},
     "test": {"test", "testing", "tests", "testset", "holdout"},
-    "predict": {"pred", "predict", "prediction", "predictions", "unlabeled"},
+    "predict": {"pred", "predict", "prediction", "predictions", "preds", "predicted", "unlabeled"},
 }
 
 

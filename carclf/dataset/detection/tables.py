@@ -48,8 +48,9 @@ class Table:
 
         It is predict for test_predictions.csv.
         """
-        stem = PurePosixPath(self.path).stem
-        return "predict" if "pred" in stem.lower() else role_of(stem) or self.folder_role
+        words = re.findall("[A-Za-z]+", PurePosixPath(self.path).stem)
+        roles = [role for word in words if (role := role_of(word))] or [self.folder_role]
+        return roles[-1 if "predict" in roles else 0]
 
     @property
     def row_noun(self) -> str:

@@ -178,3 +178,27 @@ def test_predictions_of_test_images_are_no_labels(layout_of: Any) -> None:
         "test_predictions.csv": "file,label\n" + "".join(f"t{n}.jpg,{['a', 'b'][n % 2]}\n" for n in range(4)),
     }
     assert sources_of(layout_of(images, tables)) == {"train": 8, "test": 4}
+
+
+def test_a_list_of_one_subset_has_a_constant_column(layout_of: Any) -> None:
+    assert sources_of(layout_of(IN_FOLDERS, {"splits.csv": "file,split\n0.jpg,test\n5.jpg,test\n"})) == {
+        "train": 6, "holdout": 2}
+
+
+def test_a_table_of_the_test_images_needs_ids_of_one_image(layout_of: Any) -> None:
+    images = [f"{folder}/{n}.jpg" for folder in ("suv", "van") for n in range(4)]
+    with pytest.raises(ConfigError, match=r"several images.*data\.subset_column"):
+        layout_of(images, {"test.csv": "file,label\n0.jpg,suv\n3.jpg,van\n"})
+    assert sources_of(layout_of(images, {}, subset_column="none")) == {"train": 8}
+
+
+@pytest.mark.parametrize("name", ["predator_labels.csv", "predictions.csv", "damage_prediction_train.csv"])
+def test_the_only_table_of_labels_may_be_called_like_predictions(layout_of: Any, name: str) -> None:
+    table = "file,label\n" + "".join(f"{name},{['a', 'b'][n % 2]}\n" for n, name in enumerate(NAMES))
+    assert sources_of(layout_of([f"images/{name}" for name in NAMES], {name: table})) == {"train": 8}
+
+
+def test_a_class_column_may_have_a_name_that_contains_test(layout_of: Any) -> None:
+    table = "file,age,covid_test\n" + "".join(f"{name},{20 + n},{n % 2}\n" for n, name in enumerate(NAMES))
+    layout = layout_of([f"images/{name}" for name in NAMES], {"labels.csv": table})
+    assert layout.class_names == ("0", "1") and sources_of(layout) == {"train": 8}
