@@ -13,7 +13,7 @@ from carclf.natural_order import sort_naturally
 
 _NUM_COLUMNS = 2
 _CLASS_TABLE = re.compile(r"class.*|label.*|names.*")  # of wider tables
-_CLASS_LIST = re.compile("class|label|names|categor")  # in JSON files
+_CLASS_LIST = re.compile("(?<![a-z])(class|label|names|categor)")  # in JSON files
 # Names, as class_key returns them, that are also written for a missing label.
 _NO_LABEL = {
     "unlabeled", "unlabelled", "not-labeled", "not-labelled", "no-label", "nolabel", "without-label", "unknown",

@@ -21,9 +21,14 @@ NAMES_BY_ROLE = {
 
 
 def role_of(name: str) -> str:
-    """Return train, val, test or predict if a word of the name is, else an empty string: test in test1 and evalTest."""
+    """Return the role of the first word that has one, else an empty string: test in test1, evalTest and test_train."""
+    return next(iter(roles_of(name)), "")
+
+
+def roles_of(name: str) -> list[str]:
+    """Return train, val, test or predict for each word of the name that is one."""
     words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)
-    return next((role for word in words for role, names in NAMES_BY_ROLE.items() if word.lower() in names), "")
+    return [role for word in words for role, names in NAMES_BY_ROLE.items() if word.lower() in names]
 
 
 def list_images(files: Files, config: Data) -> pd.DataFrame:

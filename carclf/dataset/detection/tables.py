@@ -11,7 +11,7 @@ import pandas as pd
 from charset_normalizer import from_bytes
 
 from carclf.dataset.detection.files import Files, image_stem, normalized
-from carclf.dataset.detection.subsets import role_of
+from carclf.dataset.detection.subsets import roles_of
 from carclf.dataset.layout import CODE_PAGES
 from carclf.errors import ConfigError, DataError
 from carclf.formatting import format_count, format_list
@@ -48,9 +48,8 @@ class Table:
 
         It is predict for test_predictions.csv.
         """
-        words = re.findall("[A-Za-z]+", PurePosixPath(self.path).stem)
-        roles = [role for word in words if (role := role_of(word))] or [self.folder_role]
-        return roles[-1 if "predict" in roles else 0]
+        roles = roles_of(PurePosixPath(self.path).stem)
+        return "predict" if "predict" in roles else next(iter(roles), self.folder_role)
 
     @property
     def row_noun(self) -> str:

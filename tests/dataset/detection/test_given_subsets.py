@@ -171,11 +171,12 @@ def test_predictions_are_no_labels(layout_of: Any) -> None:
     assert sources_of(layout) == {"train": 8}
 
 
-def test_predictions_of_test_images_are_no_labels(layout_of: Any) -> None:
+@pytest.mark.parametrize("name", ["test_predictions.csv", "predictions_test.csv", "testPredictions.csv"])
+def test_predictions_of_test_images_are_no_labels(layout_of: Any, name: str) -> None:
     images = [f"train/{name}" for name in NAMES] + [f"test/t{n}.jpg" for n in range(4)]
     tables = {
         "train.csv": "file,label\n" + "".join(f"{name},{['a', 'b'][n % 2]}\n" for n, name in enumerate(NAMES)),
-        "test_predictions.csv": "file,label\n" + "".join(f"t{n}.jpg,{['a', 'b'][n % 2]}\n" for n in range(4)),
+        name: "file,label\n" + "".join(f"t{n}.jpg,{['a', 'b'][n % 2]}\n" for n in range(4)),
     }
     assert sources_of(layout_of(images, tables)) == {"train": 8, "test": 4}
 

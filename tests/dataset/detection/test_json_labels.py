@@ -124,7 +124,7 @@ def test_nested_labels_are_not_replaced_by_another_field(layout_of: Any, label: 
 ])
 def test_other_json_files_next_to_a_table_change_nothing(layout_of: Any, data: object) -> None:
     table = "file,label\n" + "".join(f"{name},{n % 2}\n" for n, name in enumerate(NAMES))
-    layout = layout_of(IMAGES, {"labels.csv": table, "other.json": json.dumps(data)})
+    layout = layout_of(IMAGES, {"labels.csv": table, "filenames.json": json.dumps(data)})
     assert layout.class_names == ("0", "1") and layout.findings == ()
 
 
