@@ -90,10 +90,9 @@ def find_subsets(
         raise ConfigError(f"data.subset_column is {setting!r}, which is not a column with train, val or test of "
                           "a table with rows about the labeled images. Set it to one of their columns, or to none.")
     named = [] if setting == "none" else _named_tables(
-        labeled, joined, {path for path, _ in label_columns}, {table.path for table, _ in columns})
+        labeled, joined, {path for path, _ in label_columns}, {table.path for table, *_ in columns})
     by_name = [(f"{table.path} has", roles) for table, roles in named]
-    by_column = [(f"{column} of {table.path} has", table.first_values(column).str.strip().map(
-        _column_roles(table, column, setting))) for table, column in columns]
+    by_column = [(f"{column} of {table.path} has", roles) for table, column, roles in columns]
     given = by_name + by_column
     sources = _combine([labeled["role"], *(roles.reindex(labeled.index).fillna("") for _, roles in given)])
     if given and not (sources == "train").any():
@@ -143,12 +142,12 @@ def _named_tables(
 
 def _columns(
     joined: Sequence[Joined], label_columns: Collection[tuple[str, str]], setting: str
-) -> Iterator[tuple[Joined, str]]:
-    """Yield the tables and columns that are about subsets."""
+) -> Iterator[tuple[Joined, str, "pd.Series[str]"]]:
+    """Yield the tables and columns that are about subsets, and the roles of their images."""
     for table, column in _other_columns(joined, label_columns, setting):
-        if _column_roles(table, column, setting):
+        if role_by_value := _column_roles(table, column, setting):
             _require_distinct(table, f"the column {column}")
-            yield table, column
+            yield table, column, table.first_values(column).str.strip().map(role_by_value)
 
 
 def _other_columns(
