@@ -1,9 +1,10 @@
 # `make` alone lists the targets.
 PYTHON ?= python3
 BIN := .venv/bin
+unexport PYTHONDONTWRITEBYTECODE  # with it, each process compiles every module that it imports
 export CHROMIUM SCREENSHOTS EXIT DATA WEIGHTS TRUTH HOLDOUT RECIPE EXPERIMENT SOURCE TO FROM
 
-.PHONY: help install demo up secrets test test-integration test-dags test-kaggle-newer test-browser test-compose test-backbones acceptance fuzz lint lock \
+.PHONY: help install demo up secrets test test-integration test-dags test-kaggle-newer test-browser test-compose test-trainings acceptance fuzz lint lock \
   bench backup restore clean
 
 help: ## list the targets
@@ -25,7 +26,7 @@ test: .venv/.dev ## run the unit tests, offline
 	$(BIN)/pytest -q -n 2 --dist loadfile
 
 test-integration: .venv/.dev ## test with Airflow's processes, servers and trainings, offline
-	$(BIN)/pytest -q -m "integration and not acceptance and not dags and not backbones" -n 2 --dist loadfile
+	$(BIN)/pytest -q -m "integration and not acceptance and not dags and not trainings" -n 2 --dist loadfile
 
 test-dags: .venv/.dev ## run whole DAGs in a real Airflow: approval, watched data, publishing, prediction, experiments
 	$(BIN)/pytest -q -m dags -n 2 --dist loadfile
@@ -37,11 +38,10 @@ test-compose: .venv/.dev ## test the Compose cluster with stand-ins for the regi
 	$(BIN)/pytest -q -m compose tests/compose
 
 acceptance: .venv/.dev ## run the demo like a user: to the end, interrupted, and again
-	$(BIN)/pytest -q -m "acceptance and not dags" -n 2 --dist loadfile --ignore tests/demo/test_gallery.py
-	$(BIN)/pytest -q -m acceptance -n 2 tests/demo/test_gallery.py
+	$(BIN)/pytest -q -m "acceptance and not dags" -n 2 --dist loadfile
 
-test-backbones: .venv/.dev ## train the backbones that make acceptance leaves out, and train on JAX
-	$(BIN)/pytest -q -m backbones tests/training/test_backbones.py
+test-trainings: .venv/.dev ## train experiments, and the backbones and layouts of data that make acceptance leaves out; train on JAX
+	$(BIN)/pytest -q -m trainings -n 2
 	KERAS_BACKEND=jax $(BIN)/pytest -q -m integration tests/training/test_trainer.py
 
 fuzz: .venv/.dev ## read 10,000 mutations of each kind of input: images, archives, tables, JSON files, responses, forms
