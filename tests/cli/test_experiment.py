@@ -52,7 +52,7 @@ def compared(cars, tmp_path_factory):
     return store
 
 
-@pytest.mark.acceptance  # with real trainings
+@pytest.mark.trainings
 def test_the_outcome_has_a_row_for_each_finished_recipe(compared):
     results = outcome(compared, "one")
     assert [row["recipe"] for row in results["rows"]][:3] == ["baseline", "frozen", "single-view"]
@@ -68,7 +68,7 @@ def test_the_outcome_has_a_row_for_each_finished_recipe(compared):
         assert row["summary"].startswith(("no significant difference", "better", "worse"))
 
 
-@pytest.mark.acceptance  # with real trainings
+@pytest.mark.trainings
 def test_recipes_that_share_a_training_have_one_model_and_the_same_cost(compared):
     runs = {name: stages(compared, f"one-{name}-s0") for name in ("baseline", "single-view", "frozen")}
     assert runs["baseline"]["fine_tune"]["key"] == runs["single-view"]["fine_tune"]["key"]
@@ -80,7 +80,7 @@ def test_recipes_that_share_a_training_have_one_model_and_the_same_cost(compared
     assert rows["frozen"]["relative_cost"] < 1
 
 
-@pytest.mark.acceptance  # with real trainings
+@pytest.mark.trainings
 def test_the_command_of_the_ensemble_reproduces_its_accuracy(compared):
     row = outcome(compared, "one")["rows"][-1]
     result = CliRunner().invoke(app, [*row["command"].split()[1:], "--store", compared.url, "--name", "joined"])
@@ -88,7 +88,7 @@ def test_the_command_of_the_ensemble_reproduces_its_accuracy(compared):
     assert metrics["val_accuracy"] == pytest.approx(row["accuracy"]), result.output
 
 
-@pytest.mark.acceptance  # with real trainings
+@pytest.mark.trainings
 def test_the_report_and_the_table_name_every_recipe_with_its_command(compared, tmp_path):
     page = compared.read("experiments/one/report.html").data.decode()
     assert all(f"{name}" in page for name in ("baseline", "frozen", "single-view", "ensemble", "one-lost-s0"))
@@ -109,7 +109,7 @@ def test_the_report_and_the_table_name_every_recipe_with_its_command(compared, t
     assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.acceptance  # with real trainings
+@pytest.mark.trainings
 def test_a_training_that_paused_at_a_rung_ends_with_the_same_weights(compared, kaggle_environment, tmp_path):
     store = init_store(str(tmp_path))
     plan(store, "straight", "--try", "single-view", "--seeds", "0")
@@ -135,7 +135,7 @@ def test_an_invalid_search_proposes_no_trials(tmp_path, ranges, message):
     assert list(store.list_keys("studies/")) == []
 
 
-@pytest.mark.acceptance  # with real trainings
+@pytest.mark.trainings
 def test_no_training_starts_after_the_budget_is_spent(kaggle_environment, tmp_path):
     store = init_store(str(tmp_path))
     plan(store, "short", "--try", "frozen", "--try", "mixup", "--try", "ensemble frozen mixup", "--seeds", "0",
@@ -147,7 +147,7 @@ def test_no_training_starts_after_the_budget_is_spent(kaggle_environment, tmp_pa
     assert store.read("runs/short-mixup-s0.json") is None  # it never started
 
 
-@pytest.mark.acceptance  # with real trainings
+@pytest.mark.trainings
 def test_spent_minutes_add_up_over_attempts_and_rungs(kaggle_environment, tmp_path):
     for name, options in (("again", []), ("raced", ["--rungs", "1"])):
         store = init_store(str(tmp_path / name))
@@ -162,7 +162,7 @@ def test_spent_minutes_add_up_over_attempts_and_rungs(kaggle_environment, tmp_pa
         assert 60 * spent[1] > head["seconds"] + 0.1  # the epochs up to the rung count too
 
 
-@pytest.mark.acceptance  # with real trainings
+@pytest.mark.trainings
 def test_shared_features_count_for_every_recipe(kaggle_environment, tmp_path):
     store = init_store(str(tmp_path))
     plan(store, "shared", "--set", "fine_tune.epochs=0", "--try", "smooth head.label_smoothing=0.3",
@@ -183,7 +183,7 @@ def test_shared_features_count_for_every_recipe(kaggle_environment, tmp_path):
     assert 0.2 * computed < saved["smooth"] <= computed
 
 
-@pytest.mark.acceptance  # with real trainings
+@pytest.mark.trainings
 def test_a_recipe_with_an_untrained_fold_counts_as_not_trained(kaggle_environment, tmp_path):
     store = init_store(str(tmp_path))
     plan(store, "folds", "--set", "fine_tune.epochs=0", "--try", "smooth head.label_smoothing=0.3", "--seeds", "0",
@@ -197,7 +197,7 @@ def test_a_recipe_with_an_untrained_fold_counts_as_not_trained(kaggle_environmen
     assert results["not_trained"] == ["smooth"]
 
 
-@pytest.mark.acceptance  # with real trainings
+@pytest.mark.trainings
 def test_an_unexpected_error_in_one_training_does_not_stop_the_others(kaggle_environment, tmp_path, monkeypatch):
     store = init_store(str(tmp_path / "store"))
     monkeypatch.setenv("CARCLF_CACHE", str(tmp_path / "cache"))

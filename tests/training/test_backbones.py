@@ -34,7 +34,7 @@ SMALL = ("Tiny", "MobileNetV3Small")
 IN_ACCEPTANCE = ("EfficientNetV2B0", "ConvNeXtTiny")
 NAMES = [
     name if name in SMALL
-    else pytest.param(name, marks=pytest.mark.acceptance if name in IN_ACCEPTANCE else pytest.mark.backbones)
+    else pytest.param(name, marks=pytest.mark.acceptance if name in IN_ACCEPTANCE else pytest.mark.trainings)
     for name in get_args(Backbone)
 ]
 PIXELS = np.linspace(0, 255, 4 * 5 * 3, dtype=np.float32).reshape(1, 4, 5, 3)

@@ -177,6 +177,7 @@ def test_an_invalid_option_is_reported_in_one_line_before_airflow_starts(
     assert len(errors.splitlines()) == 1
 
 
+@pytest.mark.dags
 def test_data_without_truth_get_no_public_score(tmp_path: Path) -> None:
     render_competition(tmp_path / "cars")
     (tmp_path / "cars" / "truth.csv").unlink()
