@@ -1,10 +1,16 @@
 """A running Airflow, and a page of a browser that is logged in to it."""
 
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import requests
+import uvicorn
+from fastapi import FastAPI
 from playwright.sync_api import BrowserContext, ConsoleMessage, FrameLocator, Page
 
 RUN_TIMEOUT = 600  # seconds for a demo run on a busy machine
@@ -43,6 +49,24 @@ class RunningAirflow:
                 return state
             time.sleep(1)
         raise TimeoutError(f"{run_id} did not end within {RUN_TIMEOUT} s")
+
+
+@contextmanager
+def serve_pages(app: FastAPI, store_url: str) -> Iterator[str]:
+    """Serve the pages of a store in a thread; yield the URL."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CARCLF_STORE", store_url)
+        thread.start()
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.05)
+        try:
+            yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 class PageViewer:

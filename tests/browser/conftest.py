@@ -5,12 +5,16 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 import pytest
-from browser_pages import PageViewer, RunningAirflow
+from browser_pages import PageViewer, RunningAirflow, serve_pages
 from playwright.sync_api import Browser, sync_playwright
+
+from benchmarks.runs_page import create_pages
 
 CHROMIUM = os.environ.get("CHROMIUM") or "/usr/bin/chromium"
 
@@ -57,6 +61,14 @@ def finished_run_id(airflow: RunningAirflow, active_run_id: str) -> str:
     """The second run after it has ended."""
     assert airflow.wait(active_run_id) == "success"
     return active_run_id
+
+
+@pytest.fixture(scope="session")
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], AbstractContextManager[str]]]:
+    """A function that serves the pages of a store's URL without Airflow's login."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AIRFLOW_HOME", str(tmp_path_factory.mktemp("airflow")))
+        yield partial(serve_pages, create_pages())
 
 
 @pytest.fixture(scope="session")

@@ -1,15 +1,14 @@
 """Empty stores, odd texts and a server that stops, without Airflow's login."""
 
 import csv
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page
 from recorded_runs import record_attempt
 
-from benchmarks.runs_page import serve_pages
 from carclf.config import load_config
 from carclf.runs.index import rebuild_index
 from carclf.runs.run import Result, Run
@@ -19,6 +18,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
 LONG = "<img src=x onerror=alert(1)> ü😀 \u202e" + 300 * "x"
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+Serve = Callable[[str], AbstractContextManager[str]]
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
 
 
@@ -48,18 +48,18 @@ def open_page(browser: Browser, **options: object) -> Iterator[Page]:
     page.close()
 
 
-def test_an_empty_store_explains_how_to_start(store: Store, tmp_path: Path, browser: Browser) -> None:
-    with serve_pages(store.url, tmp_path) as url, open_page(browser) as page:
+def test_an_empty_store_explains_how_to_start(store: Store, serve: Serve, browser: Browser) -> None:
+    with serve(store.url) as url, open_page(browser) as page:
         page.goto(url)
         page.locator("#status", has_text="car_retrain").wait_for()
         assert page.locator("#position").text_content() == "None"
 
 
 def test_odd_texts_are_shown_literally_and_fit_on_a_phone(
-    store: Store, tmp_path: Path, browser: Browser, screenshots: Path
+    store: Store, serve: Serve, browser: Browser, screenshots: Path
 ) -> None:
     record_attempt(record_evaluated_run(store, "failed", 0.7), "download", "failed", text=LONG)
-    with serve_pages(store.url, tmp_path) as url, open_page(browser, **PHONE) as page:
+    with serve(store.url) as url, open_page(browser, **PHONE) as page:
         for path in ("/", "/runs/failed"):
             page.goto(url + path)
             page.get_by_text("failed").first.wait_for()
@@ -69,11 +69,11 @@ def test_odd_texts_are_shown_literally_and_fit_on_a_phone(
 
 
 def test_times_are_utc_in_the_list_and_the_chart_in_any_time_zone(
-    store: Store, tmp_path: Path, browser: Browser
+    store: Store, serve: Serve, browser: Browser
 ) -> None:
     record_evaluated_run(store, "a", 0.7, "2026-11-25T14:00")
     record_evaluated_run(store, "b", 0.8, "2026-11-25T18:00")
-    with serve_pages(store.url, tmp_path) as url, open_page(browser, timezone_id="Asia/Kolkata") as page:
+    with serve(store.url) as url, open_page(browser, timezone_id="Asia/Kolkata") as page:
         page.goto(url)
         page.locator("#chart-timeline svg").wait_for()
         assert page.get_by_role("button", name="Started (UTC)").count() == 1
@@ -83,10 +83,10 @@ def test_times_are_utc_in_the_list_and_the_chart_in_any_time_zone(
 
 
 def test_filters_offer_the_current_values_when_the_list_is_loaded_again(
-    store: Store, tmp_path: Path, browser: Browser
+    store: Store, serve: Serve, browser: Browser
 ) -> None:
     run = record_evaluated_run(store, "run", 0.7)
-    with serve_pages(store.url, tmp_path) as url, open_page(browser) as page:
+    with serve(store.url) as url, open_page(browser) as page:
         page.goto(url)
         page.locator("#filter [name=state] option[value=incomplete]").wait_for(state="attached")
         record_attempt(run, "promote", "failed", text="no")
@@ -97,10 +97,10 @@ def test_filters_offer_the_current_values_when_the_list_is_loaded_again(
         assert page.locator("#filter [name=state] option").all_text_contents() == ["all", "failed"]
 
 
-def test_the_filtered_list_can_be_downloaded_as_csv(store: Store, tmp_path: Path, browser: Browser) -> None:
+def test_the_filtered_list_can_be_downloaded_as_csv(store: Store, serve: Serve, browser: Browser) -> None:
     for run_id, accuracy in (("one", 0.7), ("two", 0.8)):
         record_evaluated_run(store, run_id, accuracy)
-    with serve_pages(store.url, tmp_path) as url, open_page(browser) as page:
+    with serve(store.url) as url, open_page(browser) as page:
         page.goto(url)
         page.get_by_label("Search").fill("two")
         page.get_by_text("1 of 2 runs").wait_for()
@@ -111,9 +111,9 @@ def test_the_filtered_list_can_be_downloaded_as_csv(store: Store, tmp_path: Path
         assert lines[0][head.index("val_accuracy")] == "0.8"
 
 
-def test_the_focus_survives_a_reload_of_the_page(store: Store, tmp_path: Path, browser: Browser) -> None:
+def test_the_focus_survives_a_reload_of_the_page(store: Store, serve: Serve, browser: Browser) -> None:
     run = record_evaluated_run(store, "run", 0.7)
-    with serve_pages(store.url, tmp_path) as url, open_page(browser) as page:
+    with serve(store.url) as url, open_page(browser) as page:
         page.goto(f"{url}/runs/run")
         elements = page.get_by_role("link", name="All runs"), page.get_by_text("repeat split", exact=True)
         for number, element in enumerate(elements):
@@ -124,10 +124,10 @@ def test_the_focus_survives_a_reload_of_the_page(store: Store, tmp_path: Path, b
             assert element.evaluate("element => element === document.activeElement"), number
 
 
-def test_a_page_reports_that_it_cannot_be_updated(store: Store, tmp_path: Path, browser: Browser) -> None:
+def test_a_page_reports_that_it_cannot_be_updated(store: Store, serve: Serve, browser: Browser) -> None:
     record_evaluated_run(store, "run", 0.7)
     with open_page(browser) as page:
-        with serve_pages(store.url, tmp_path) as url:
+        with serve(store.url) as url:
             page.goto(f"{url}/runs/run")
             page.locator("h1").wait_for()
         page.get_by_text("Not up to date since").wait_for()
