@@ -19,7 +19,7 @@ from carclf.dataset.detection.rejections import describe_no_images, find_other_f
 from carclf.dataset.detection.result import Detection, Layout, SubmissionFormat
 from carclf.dataset.detection.submission_format import detect_format, find_sample, is_sample, targets
 from carclf.dataset.detection.subsets import detect_subsets, list_images
-from carclf.dataset.detection.tables import Table, has_pixels, image_names, read_tables, with_folder_roles
+from carclf.dataset.detection.tables import Table, has_pixels, image_names, read_lists, read_tables, with_folder_roles
 from carclf.dataset.detection.test_set import find_sample_images, find_test_images
 from carclf.dataset.findings import Finding
 from carclf.dataset.listing import Folder, list_source, unreadable_error
@@ -30,11 +30,12 @@ from carclf.natural_order import sort_naturally
 
 @dataclass(frozen=True)
 class _Source:
-    """What is in the folder: its files, images, readable tables and JSON files, and the others' errors."""
+    """What is in the folder: its files, images, readable tables, lists and JSON files, and the others' errors."""
 
     files: Files
     images: pd.DataFrame
     tables: Sequence[Table]
+    lists: Sequence[Table]
     errors: Mapping[str, DataError]
     json: Mapping[str, object]
     coco: Coco
@@ -95,7 +96,7 @@ def _read_source(folder: Path, config: Config) -> _Source:
     coco = read_coco(json, image_names(images["path"]) if json else ())
     coco = replace(coco, tables=with_folder_roles(coco.tables, images))
     return _Source(files, images[images["role"] != "other"], with_folder_roles(tables, images),
-                   errors | json_errors | coco.errors, json, coco)
+                   read_lists(files, images["path"].tolist()), errors | json_errors | coco.errors, json, coco)
 
 
 def _find_sample_images(
@@ -118,7 +119,7 @@ def _find_labels(source: _Source, sample: Table | None, test_ids: Mapping[int, s
     tables = [table for table in source.tables if not is_sample(table.path) and table is not sample]
     errors = {path: error for path, error in source.errors.items() if not is_sample(path)}
     return find_labels(Evidence(
-        source.images.drop(index=list(test_ids)), [*tables, *source.coco.tables], errors,
+        source.images.drop(index=list(test_ids)), [*tables, *source.coco.tables], source.lists, errors,
         [*source.files.others, *source.files.ignored], targets(sample), config.data))
 
 

@@ -89,8 +89,8 @@ def find_subsets(
     if setting not in ("", "none") and not columns:
         raise ConfigError(f"data.subset_column is {setting!r}, which is not a column with train, val or test of "
                           "a table with rows about the labeled images. Set it to one of their columns, or to none.")
-    named = [] if setting == "none" else _named_tables(
-        labeled, joined, {path for path, _ in label_columns}, {table.path for table, *_ in columns})
+    named = [] if setting == "none" else list(_named_tables(
+        labeled, joined, {path for path, _ in label_columns}, {table.path for table, *_ in columns}))
     by_name = [(f"{table.path} has", roles) for table, roles in named]
     by_column = [(f"{column} of {table.path} has", roles) for table, column, roles in columns]
     given = by_name + by_column
@@ -103,7 +103,10 @@ def find_subsets(
         unlabeled = unlabeled.union(roles.index[roles.isin(["test", "predict"])].difference(labeled.index))
     detections = [Detection("subsets", ", ".join(sorted(set(roles.replace(REST, "test")))),
                             f"{origin} {_describe(roles)}") for origin, roles in given]
-    return Subsets(sources, unlabeled, detections, list(_find_numbers(joined, label_columns, setting)))
+    used = {*(path for path, _ in label_columns), *(table.path for table, *_ in columns),
+            *(table.path for table, _ in named)}
+    overlaps = [] if setting == "none" else _find_overlaps(labeled, joined, used)
+    return Subsets(sources, unlabeled, detections, [*_find_numbers(joined, label_columns, setting), *overlaps])
 
 
 def _combine(roles: Sequence["pd.Series[str]"]) -> "pd.Series[str]":
@@ -138,6 +141,21 @@ def _named_tables(
             continue
         _require_distinct(table, "the table")
         yield table, pd.Series(role, sorted(rows), dtype="object")
+
+
+def _find_overlaps(labeled: pd.DataFrame, joined: Sequence[Joined], used: Collection[str]) -> list[Finding]:
+    """Return a finding if unused tables such as test2.csv list images of a table such as train1.csv too."""
+    rows = {table.path: set(table.match.rows.values()) for table in joined}
+    train = [table.path for table in joined if table.table.role == "train"]
+    overlaps = {table.path: path for table in joined for path in train
+                if table.path not in used and table.table.role in ("val", "test")
+                and not rows[table.path] >= set(labeled.index) and not rows[path].isdisjoint(rows[table.path])}
+    if not overlaps:
+        return []
+    first, path = next(iter(overlaps.items()))
+    return [Finding("unused_subsets", first, (
+        f"Not used, because {path} and others list the same images: {format_list(overlaps)}. If these are the lists of "
+        "several splits, keep those of one."))]
 
 
 def _columns(

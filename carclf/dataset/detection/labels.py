@@ -41,12 +41,13 @@ MAX_REASONS = 3  # of tables without labels, in one message
 class Evidence:
     """What the labels may follow from.
 
-    ``images`` are those that are not in the test set, ``tables`` those of the files and of COCO JSON, ``errors`` those
-    of unreadable tables, and ``targets`` the sample submission's columns.
+    ``images`` are those that are not in the test set, ``tables`` those of the files and of COCO JSON, ``lists`` text
+    files such as train.txt, ``errors`` those of unreadable tables, and ``targets`` the sample submission's columns.
     """
 
     images: pd.DataFrame
     tables: Sequence[Table]
+    lists: Sequence[Table]
     errors: Mapping[str, DataError]
     others: Sequence[str]
     targets: Sequence[str]
@@ -95,7 +96,8 @@ def find_labels(evidence: Evidence) -> Labeled:
         labels = _from_prefixes(evidence, joined)
     columns = {(table.joined.path, column) for table in tables for column in table.columns}
     # next to a sample submission, test.csv is about its images
-    about_labeled = [table for table in all_joined if table.path in {path for path, _ in columns}
+    lists = join_tables(evidence.lists, evidence.images, evidence.config)
+    about_labeled = [table for table in [*all_joined, *lists] if table.path in {path for path, _ in columns}
                      or not (evidence.targets and table.table.role in ("test", "predict"))]
     subsets = find_subsets(
         evidence.images.loc[labels.values.index], about_labeled, columns, evidence.config.subset_column)
@@ -218,7 +220,8 @@ def _from_prefixes(evidence: Evidence, joined: Sequence[Joined]) -> Labels:
         problem = describe_no_labels(evidence.images, evidence.others, text)
         raise DataError(problem) if setting == "auto" else ConfigError(f"data.label_source is {setting}. {problem}")
     num_prefixes = format_count(prefixes.nunique(), "prefix", "prefixes")
-    text = f"{num_prefixes} of names, such as {prefixes.min()}; nothing else has labels"
+    example = evidence.images.loc[prefixes.index[prefixes == prefixes.min()][0], "path"].rpartition("/")[2]
+    text = f"{num_prefixes} of names, such as {prefixes.min()} of {example}; nothing else has labels"
     return Labels(prefixes, Detection("labels", "file_names", text))
 
 

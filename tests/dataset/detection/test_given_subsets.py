@@ -203,3 +203,43 @@ def test_a_class_column_may_have_a_name_that_contains_test(layout_of: Any) -> No
     table = "file,age,covid_test\n" + "".join(f"{name},{20 + n},{n % 2}\n" for n, name in enumerate(NAMES))
     layout = layout_of([f"images/{name}" for name in NAMES], {"labels.csv": table})
     assert layout.class_names == ("0", "1") and sources_of(layout) == {"train": 8}
+
+
+def lists_of(*names: str, every: int = 4) -> dict[str, str]:
+    """Return a list of images per name: the n-th image is in the list n % every, or in none."""
+    return {name: "".join(f"{path}\n" for n, path in enumerate(IN_FOLDERS) if n % every == number)
+            for number, name in enumerate(names)}
+
+
+@pytest.mark.parametrize("line", [str, lambda line: line.removesuffix(".jpg"), lambda line: f"{line} 3 1"])
+def test_text_files_with_the_names_of_subsets_list_their_images(layout_of: Any, line: Callable[[str], str]) -> None:
+    files = {name: "".join(f"{line(path)}\n" for path in text.split())
+             for name, text in lists_of("meta/train.txt", "meta/val.txt", "meta/test.txt").items()}
+    layout = layout_of([f"images/{path}" for path in IN_FOLDERS], files)
+    assert sources_of(layout) == {"train": 4, "val": 2, "holdout": 2}
+    assert not layout.findings
+
+
+def test_text_files_without_images_are_no_lists(layout_of: Any) -> None:
+    layout = layout_of(IN_FOLDERS, {"train.txt": "Taken in 2019\nby hand\n", "test.txt": "", "notes.txt": "0.jpg\n"})
+    assert sources_of(layout) == {"train": 8}
+    assert not layout.findings
+
+
+def test_text_files_next_to_prefixes_of_names_list_their_images(layout_of: Any) -> None:
+    names = [f"{['suv', 'van'][n % 2]}_{n}" for n in range(8)]
+    lists = {"annotations/trainval.txt": "".join(f"{name} 1 1\n" for name in names[:6]),
+             "annotations/test.txt": "".join(f"{name} 1 1\n" for name in names[6:]),
+             "annotations/list.txt": "#Image CLASS\n" + "".join(f"{name} 1\n" for name in names)}
+    layout = layout_of([f"images/{name}.jpg" for name in names], lists)
+    assert sources_of(layout) == {"train": 6, "holdout": 2}
+
+
+def test_lists_of_several_splits_are_reported_and_not_used(layout_of: Any) -> None:
+    lists = lists_of("train1.txt", "val1.txt", "val2.txt", "train2.txt", every=2)
+    lists |= {"val2.txt": lists["train1.txt"], "train2.txt": lists["val1.txt"]}
+    layout = layout_of(IN_FOLDERS, lists)
+    assert sources_of(layout) == {"train": 8}
+    (finding,) = layout.findings
+    assert (finding.kind, finding.path) == ("unused_subsets", "val1.txt")
+    assert not layout_of(IN_FOLDERS, lists, subset_column="none").findings
