@@ -48,7 +48,7 @@ fuzz: .venv/.dev ## read 10,000 mutations of each kind of input: images, archive
 	$(BIN)/pytest -q -m fuzz -n 2
 
 test-browser: .venv/.dev ## test the pages in a real Airflow with Chromium (or CHROMIUM=); SCREENSHOTS=folder keeps screenshots
-	$(BIN)/pytest -q -m browser tests/browser
+	$(BIN)/pytest -q -m "browser and not dags" tests/browser
 
 lint: .venv/.dev ## check vocabulary, style, types and layers
 	$(PYTHON) .ci/check_vocabulary.py

@@ -32,7 +32,7 @@ def write_model(content: bytes, barrier: threading.Barrier | None = None) -> Cal
     def make(folder: Path) -> Metrics:
         (folder / "model.keras").write_bytes(content)
         if barrier:
-            barrier.wait(30)  # both workers missed the artifact, and both upload
+            barrier.wait(120)  # both workers missed the artifact, and both upload
         return {"worker": int(content)}
 
     return make

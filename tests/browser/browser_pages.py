@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from playwright.sync_api import BrowserContext, ConsoleMessage, FrameLocator, Page
 
 RUN_TIMEOUT = 600  # seconds for a demo run on a busy machine
+TIMEOUT_MS = 120_000  # for a page on a busy machine
 RUNS_PLUGIN, REPORT_PLUGIN = "Car classifier", "Report"  # titles of the frames
 
 
@@ -75,7 +76,7 @@ class PageViewer:
     def __init__(self, context: BrowserContext, airflow: RunningAirflow) -> None:
         self.airflow = airflow
         self.page: Page = context.new_page()
-        self.page.set_default_timeout(30_000)
+        self.page.set_default_timeout(TIMEOUT_MS)
         self.errors: list[str] = []
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("console", self._on_console_message)

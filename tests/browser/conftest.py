@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from browser_pages import PageViewer, RunningAirflow, serve_pages
+from browser_pages import TIMEOUT_MS, PageViewer, RunningAirflow, serve_pages
 from playwright.sync_api import Browser, sync_playwright
 
 from benchmarks.runs_page import create_pages
@@ -37,7 +37,7 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAirflow
         yield running
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(60)
+        process.wait(120)
 
 
 def _wait_for_url(process: subprocess.Popen[str]) -> str:
@@ -83,6 +83,7 @@ def browser() -> Iterator[Browser]:
 def login(airflow: RunningAirflow, browser: Browser) -> dict[str, object]:
     """The cookies of a browser after the login form."""
     page = browser.new_page()
+    page.set_default_timeout(TIMEOUT_MS)
     page.goto(airflow.url)
     page.fill("input[name=username]", "admin")
     page.fill("input[name=password]", airflow.password)

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+from browser_pages import TIMEOUT_MS
 from playwright.sync_api import Browser
 
 from benchmarks.runs_page import write_run_records
@@ -24,6 +25,7 @@ def test_five_thousand_runs_are_listed_and_filtered(
     rebuild_index(store)
     with serve(store.url) as url:
         page = browser.new_page()
+        page.set_default_timeout(TIMEOUT_MS)
         page.goto(url)
         page.locator("#runs-table tbody tr").nth(49).wait_for()
         page.get_by_label("Search").fill("2007 demo")

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
+from browser_pages import TIMEOUT_MS
 from playwright.sync_api import Browser, Page
 from recorded_runs import record_attempt
 
@@ -43,6 +44,7 @@ def record_evaluated_run(store: Store, run_id: str, accuracy: float, created: st
 @contextmanager
 def open_page(browser: Browser, **options: object) -> Iterator[Page]:
     page = browser.new_page(**options)  # type: ignore[arg-type]
+    page.set_default_timeout(TIMEOUT_MS)
     page.on("dialog", lambda dialog: pytest.fail(f"a text of the store ran as a script: {dialog.message}"))
     yield page
     page.close()

@@ -31,6 +31,7 @@ def trigger_experiment(airflow: RunningAirflow, viewer: PageViewer, sections: di
     return page.url.removeprefix(airflow.url)
 
 
+@pytest.mark.dags
 def test_an_experiment_can_be_followed_from_its_form_to_its_winner(
     airflow: RunningAirflow, viewer: PageViewer, screenshots: Path
 ) -> None:

@@ -109,7 +109,7 @@ def test_the_child_process_ends_with_the_trigger(environment: dict[str, str], tm
                 os.kill(child, signal.SIGTERM)
                 time.sleep(1)
             process.send_signal(signal.SIGKILL if end == "kill" else signal.SIGTERM)
-            output, _ = process.communicate(timeout=60)
+            output, _ = process.communicate(timeout=300)
             wait_for_end(child)
     assert process.returncode == (-signal.SIGKILL if end == "kill" else 0), output
     assert "unavailable" not in output

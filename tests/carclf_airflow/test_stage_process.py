@@ -90,7 +90,7 @@ def test_a_signal_to_the_task_ends_the_child_and_its_children(
     grandchild = int((tmp_path / "pids").read_text().split()[0])
     assert is_alive(grandchild)
     task.send_signal(number)
-    task.wait(30)
+    task.wait(120)
     assert not is_alive(grandchild)
 
 

@@ -53,7 +53,7 @@ def test_the_starting_points_print_what_the_page_shows(tmp_path: Path, monkeypat
             check_output(process.stdout.splitlines(), expected)
     finally:
         server.send_signal(signal.SIGTERM)
-        server.wait(30)
+        server.wait(120)
 
 
 def check_output(lines: list[str], expected: list[str]) -> None:

@@ -123,7 +123,7 @@ class BlockedStore(FolderStore):
 
     def write(self, key: str, data: bytes) -> None:
         self.num_writes += 1
-        self.released.wait(20)
+        self.released.wait(60)
         raise ServiceError("the store is unavailable.")
 
 

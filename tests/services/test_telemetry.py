@@ -232,7 +232,7 @@ def test_an_unreachable_endpoint_logs_one_warning_without_the_password(
     assert "secret" not in line
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 def test_a_stage_ends_while_its_endpoint_does_not_respond(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

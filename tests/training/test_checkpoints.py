@@ -64,7 +64,7 @@ def test_the_writer_returns_at_once_and_raises_an_error_at_the_next_wait(tmp_pat
 
     class FullDisk(Checkpoints):
         def save(self, arrays, best, state):
-            assert may_end.wait(10)
+            assert may_end.wait(60)
             raise ConfigError("The disk is full.")
 
     with CheckpointWriter(FullDisk(open_store(str(tmp_path)), "k")) as writer:
