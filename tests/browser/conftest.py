@@ -53,7 +53,7 @@ def _wait_for_url(process: subprocess.Popen[str]) -> str:
 @pytest.fixture(scope="session")
 def active_run_id(airflow: RunningAirflow) -> str:
     """A second run with another seed, which has just started when the first test requests it."""
-    return airflow.trigger(seed=3, **{"fine_tune.epochs": 40})
+    return airflow.trigger(seed=3, **{"fine_tune.epochs": 20})
 
 
 @pytest.fixture(scope="session")
