@@ -143,20 +143,24 @@ def require_single_root(images: pd.DataFrame) -> None:
                           "data.train_folder to one of them.")
 
 
-def describe_unread_table(others: Collection[str]) -> str:
-    """Return the message about a file that may be a table of labels, but is not supported; "" if there is none."""
-    unread = [path for path in others if path.lower().endswith(_OTHER_TABLES)]
+def describe_unread_table(others: Collection[str], lists: Collection[str] = ()) -> str:
+    """Return the message about a file that may be a table of labels, but is not supported; "" if there is none.
+
+    ``lists`` are text files that list images, and may have labels, too.
+    """
+    unread = [*(path for path in others if path.lower().endswith(_OTHER_TABLES)), *lists]
     return (f"The labels may be in {unread[0]}, a file of a type that is not supported. Convert it to a CSV table with "
             "a column of file names and one of classes, and set data.label_table to it.") if unread else ""
 
 
-def describe_no_labels(images: pd.DataFrame, others: Collection[str], reasons: str) -> str:
+def describe_no_labels(images: pd.DataFrame, others: Collection[str], lists: Collection[str], reasons: str) -> str:
     """Return the message for images without labels, with the folders and label files that exist.
 
-    ``reasons`` are sentences about the tables without labels, with a space before each.
+    ``lists`` are text files that list images. ``reasons`` are sentences about the tables without labels, with a space
+    before each.
     """
     train = training_images(images)
-    if unread := describe_unread_table(others):
+    if unread := describe_unread_table(others, lists):
         return unread
     is_deeper = train["subfolder"].str.contains("/")
     if is_deeper.any():

@@ -217,7 +217,7 @@ def _from_prefixes(evidence: Evidence, joined: Sequence[Joined]) -> Labels:
         raise ConfigError(f"{unread} If the labels are prefixes of names, such as {prefixes.min()}, set "
                           "data.label_source to file_names.")
     if prefixes is None:
-        problem = describe_no_labels(evidence.images, evidence.others, text)
+        problem = describe_no_labels(evidence.images, evidence.others, [table.path for table in evidence.lists], text)
         raise DataError(problem) if setting == "auto" else ConfigError(f"data.label_source is {setting}. {problem}")
     num_prefixes = format_count(prefixes.nunique(), "prefix", "prefixes")
     example = evidence.images.loc[prefixes.index[prefixes == prefixes.min()][0], "path"].rpartition("/")[2]

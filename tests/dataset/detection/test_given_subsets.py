@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from carclf.dataset.detection.result import Layout
-from carclf.errors import ConfigError
+from carclf.errors import ConfigError, DataError
 
 NAMES = [f"{n}.jpg" for n in range(8)]
 IN_FOLDERS = [f"{['suv', 'van'][n % 2]}/{name}" for n, name in enumerate(NAMES)]
@@ -243,3 +243,9 @@ def test_lists_of_several_splits_are_reported_and_not_used(layout_of: Any) -> No
     (finding,) = layout.findings
     assert (finding.kind, finding.path) == ("unused_subsets", "val1.txt")
     assert not layout_of(IN_FOLDERS, lists, subset_column="none").findings
+
+
+def test_lists_that_may_have_the_labels_are_named(layout_of: Any) -> None:
+    lists = {"train.txt": "".join(f"{name} {n % 2}\n" for n, name in enumerate(NAMES))}
+    with pytest.raises(DataError, match=r"may be in train\.txt.*CSV"):
+        layout_of([f"images/{name}" for name in NAMES], lists)
