@@ -5,7 +5,7 @@ from datetime import timedelta
 from math import inf
 from typing import Any
 
-from airflow.sdk import Asset, AssetOrTimeSchedule, CronTriggerTimetable
+from airflow.sdk import Asset, AssetAny, AssetOrTimeSchedule, CronTriggerTimetable
 from airflow.settings import TIMEZONE
 
 
@@ -22,7 +22,16 @@ def deployment_schedule() -> str | None:
 
 def watches_source() -> bool:
     """Return whether a changed source starts a run (CARCLF_WATCH_SOURCE)."""
-    return os.environ.get("CARCLF_WATCH_SOURCE", "").lower() in ("1", "true", "on", "yes")
+    return _is_on("CARCLF_WATCH_SOURCE")
+
+
+def watches_images() -> bool:
+    """Return whether new images of CARCLF_PREDICT_SOURCE start a prediction (CARCLF_WATCH_PREDICT_SOURCE)."""
+    return _is_on("CARCLF_WATCH_PREDICT_SOURCE") and bool(os.environ.get("CARCLF_PREDICT_SOURCE"))
+
+
+def _is_on(name: str) -> bool:
+    return os.environ.get(name, "").lower() in ("1", "true", "on", "yes")
 
 
 def watch_options() -> dict[str, float]:
@@ -50,7 +59,7 @@ def _number(name: str, default: float, at_least: float = 0) -> float:
     return number
 
 
-def asset_or_time(asset: Asset, cron: str | None) -> AssetOrTimeSchedule | list[Asset]:
+def asset_or_time(asset: Asset | AssetAny, cron: str | None) -> AssetOrTimeSchedule | list[Asset | AssetAny]:
     """Return a schedule by an asset, and by a cron expression or preset unless it is empty or "none".
 
     The times are in Airflow's default time zone, as with a schedule by times only.
@@ -60,7 +69,7 @@ def asset_or_time(asset: Asset, cron: str | None) -> AssetOrTimeSchedule | list[
     return AssetOrTimeSchedule(timetable=CronTriggerTimetable(cron, timezone=TIMEZONE), assets=[asset])
 
 
-def publish_schedule(champion: Asset) -> AssetOrTimeSchedule | list[Asset]:
+def publish_schedule(champion: Asset) -> AssetOrTimeSchedule | list[Asset | AssetAny]:
     """Return the schedule of car_publish: a new champion, or the time (CARCLF_PUBLISH_SCHEDULE; "none" for no time)."""
     return asset_or_time(champion, os.environ.get("CARCLF_PUBLISH_SCHEDULE") or "@daily")
 

@@ -2,6 +2,7 @@
 
 RETRAIN_DAG = "car_retrain"
 PROMOTE_DAG = "car_promote"
+PREDICT_DAG = "car_predict"
 EXPERIMENTS_DAG = "car_experiments"
 REQUEST_TASK = "request_approval"
 ANNOUNCE_TASK = "announce_champion"

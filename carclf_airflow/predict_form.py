@@ -2,21 +2,21 @@
 
 import os
 
-from airflow.sdk import Asset, AssetOrTimeSchedule, Param
+from airflow.sdk import Asset, AssetAny, AssetOrTimeSchedule, Param
 
-from carclf_airflow.assets import CHAMPION
-from carclf_airflow.deployment import asset_or_time
+from carclf_airflow.assets import CHAMPION, IMAGES
+from carclf_airflow.deployment import asset_or_time, watches_images
 from carclf_airflow.retrain_form import describe_sources, form_policy
 
 
-def predict_schedule() -> list[Asset] | AssetOrTimeSchedule | None:
-    """Return the schedule: a new champion, and the times of CARCLF_PREDICT_SCHEDULE (cron).
+def predict_schedule() -> list[Asset | AssetAny] | AssetOrTimeSchedule | None:
+    """Return the schedule: a new champion, new images if they are watched, and CARCLF_PREDICT_SCHEDULE (cron).
 
     Without CARCLF_PREDICT_SOURCE there is nothing to predict: None.
     """
     if not os.environ.get("CARCLF_PREDICT_SOURCE"):
         return None
-    return asset_or_time(CHAMPION, os.environ.get("CARCLF_PREDICT_SCHEDULE"))
+    return asset_or_time(CHAMPION | IMAGES if watches_images() else CHAMPION, os.environ.get("CARCLF_PREDICT_SCHEDULE"))
 
 
 def predict_params() -> dict[str, Param]:

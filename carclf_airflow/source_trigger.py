@@ -1,6 +1,6 @@
-"""The trigger that watches the source: it runs ``carclf source status`` and announces a change to car_retrain.
+"""The triggers that watch a source: they run ``carclf source status`` or the like and announce a change to a DAG.
 
-Its state is in Airflow's state store of the asset ``SOURCE``, so that a restarted triggerer continues with it.
+Their state is in Airflow's state store of the asset that they watch, so that a restarted triggerer continues with it.
 """
 
 import asyncio
@@ -9,16 +9,16 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
-from typing import Any
+from typing import Any, ClassVar
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
 from carclf.redaction import redact
 from carclf.temporary import temporary_folder
-from carclf_airflow.ids import RETRAIN_DAG
+from carclf_airflow.ids import PREDICT_DAG, RETRAIN_DAG
 from carclf_airflow.source_watch import Observation, WatchRules, announce_if_due
 from carclf_airflow.stage_process import ERROR_PREFIX, GRACE_SECONDS, child_environment
 
@@ -36,7 +36,11 @@ class SourceUnavailableError(Exception):
 
 
 class SourceTrigger(BaseEventTrigger):  # type: ignore[misc]  # Airflow is not type-checked here
-    """Announce the source's contents once they are new and complete."""
+    """Announce to car_retrain the source's contents once they are new and complete."""
+
+    command: ClassVar[Sequence[str]] = ("source", "status")
+    stage: ClassVar[str] = "download"  # whose environment the command has
+    dag_id: ClassVar[str] = RETRAIN_DAG
 
     def __init__(
         self, poll_seconds: float, quiet_minutes: float, min_new_images: float, min_hours_between_runs: float
@@ -78,10 +82,11 @@ class SourceTrigger(BaseEventTrigger):  # type: ignore[misc]  # Airflow is not t
 
     async def _poll(self) -> dict[str, Any] | None:
         """Observe the source once; return an event's payload if its contents have to be announced."""
-        was_active = await _has_active_run()
-        status = await read_source_status()
+        was_active = await _has_active_run(self.dag_id)
+        status = await read_status(self.command, self.stage)
         observation = Observation(
-            status["fingerprint"], status["changed"], status["num_new_images"], was_active or await _has_active_run(),
+            status["fingerprint"], status["changed"], status["num_new_images"],
+            was_active or await _has_active_run(self.dag_id),
         )
         rules = WatchRules(self.poll_seconds, 60 * self.quiet_minutes, int(self.min_new_images),
                            3600 * self.min_hours_between_runs)
@@ -98,22 +103,30 @@ class SourceTrigger(BaseEventTrigger):  # type: ignore[misc]  # Airflow is not t
         return self.asset_state_store
 
 
-async def _has_active_run() -> bool:
+class PredictionTrigger(SourceTrigger):
+    """Announce to car_predict that the source has images that the champion has not predicted."""
+
+    command = ("predictions", "status")
+    stage = "evaluate"
+    dag_id = PREDICT_DAG
+
+
+async def _has_active_run(dag_id: str) -> bool:
     from airflow.sdk.execution_time.comms import GetDRCount
     from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
 
-    response = await SUPERVISOR_COMMS.asend(GetDRCount(dag_id=RETRAIN_DAG, states=ACTIVE_STATES))
+    response = await SUPERVISOR_COMMS.asend(GetDRCount(dag_id=dag_id, states=ACTIVE_STATES))
     return bool(response.count)
 
 
-async def read_source_status() -> dict[str, Any]:
-    """Return the result of ``carclf source status`` as a child process.
+async def read_status(command: Sequence[str], stage: str) -> dict[str, Any]:
+    """Return the result of a command of carclf as a child process, which has the environment of a stage.
 
     Raises:
         SourceUnavailableError: The command failed, or took longer than half an hour.
     """
-    environment = await asyncio.to_thread(child_environment, "download")
-    arguments = ["source", "status", "--json", "--store", os.environ.get("CARCLF_STORE", "store")]
+    environment = await asyncio.to_thread(child_environment, stage)
+    arguments = [*command, "--json", "--store", os.environ.get("CARCLF_STORE", "store")]
     # Without this folder, the listing of each earlier archive would stay in the triggerer's cache. A thread enters and
     # leaves it, because both may wait for locks and remove many files, and the event loop serves all triggers.
     folder = ExitStack()
@@ -124,7 +137,7 @@ async def read_source_status() -> dict[str, Any]:
     finally:
         await asyncio.to_thread(folder.close)
     if status:
-        raise SourceUnavailableError(_last_error(errors) or f"carclf source status exited with {status}")
+        raise SourceUnavailableError(_last_error(errors) or f"carclf {' '.join(command)} exited with {status}")
     result: dict[str, Any] = json.loads(output)
     return result
 
@@ -138,7 +151,7 @@ async def _run_carclf(arguments: list[str], environment: dict[str, str]) -> tupl
     try:
         output, errors = await asyncio.wait_for(process.communicate(), TIMEOUT_SECONDS)
     except TimeoutError:
-        raise SourceUnavailableError(f"carclf source status took longer than {TIMEOUT_SECONDS:.0f} s") from None
+        raise SourceUnavailableError(f"carclf {arguments[0]} status took longer than {TIMEOUT_SECONDS:.0f} s") from None
     finally:
         with suppress(ProcessLookupError, TimeoutError):
             os.killpg(process.pid, signal.SIGKILL)

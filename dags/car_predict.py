@@ -2,7 +2,8 @@
 
 `plan → predict (several tasks) → drift`
 
-It runs for each new champion, at the times of `CARCLF_PREDICT_SCHEDULE`, and when triggered. `plan` lists the images
+It runs for each new champion, at the times of `CARCLF_PREDICT_SCHEDULE`, with `CARCLF_WATCH_PREDICT_SOURCE` for new
+images, and when triggered. `plan` lists the images
 that this champion has not predicted. Each task `predict` writes one Parquet file per shard to the store, so that a
 killed worker costs one shard. To read them: `carclf predictions show` and `carclf predictions export`.
 
@@ -22,12 +23,13 @@ from airflow.sdk import dag, task
 
 from carclf_airflow import predict_steps as steps
 from carclf_airflow.deployment import task_defaults
+from carclf_airflow.ids import PREDICT_DAG
 from carclf_airflow.pods import gpu_task_options
 from carclf_airflow.predict_form import predict_params, predict_schedule
 
 
 @dag(
-    dag_id="car_predict", schedule=predict_schedule(), catchup=False, max_active_runs=1, params=predict_params(),
+    dag_id=PREDICT_DAG, schedule=predict_schedule(), catchup=False, max_active_runs=1, params=predict_params(),
     doc_md=__doc__, tags=["carclf"], default_args=task_defaults(),
 )
 def car_predict():

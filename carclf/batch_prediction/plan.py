@@ -3,10 +3,12 @@
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from carclf.artifacts import fingerprint
 from carclf.batch_prediction.shard_files import BatchFolder, ShardId
 from carclf.config import load_policy
 from carclf.config.sources import parse_source
@@ -60,9 +62,7 @@ def make_plan(store: Store, model: str, source: ListedSource, shard_size: int) -
     """
     folder = BatchFolder(store, model, source.name)
     while True:
-        listed = _list_images(source)
-        progress = _read_progress(folder)
-        new = listed[listed["version"] != listed["path"].map(progress.known_versions(folder))]
+        listed, new, progress = _find_new(folder, source)
         if new.empty:
             return Plan(progress.unfinished(), len(listed), 0)
         plan = new.assign(shard=np.arange(len(new)) // shard_size)
@@ -70,6 +70,20 @@ def make_plan(store: Store, model: str, source: ListedSource, shard_size: int) -
             shards = progress.unfinished() + _shards_of(plan, progress.next_number)
             return Plan(shards, len(listed), len(new))
         log.info("predictions: another plan was written first, planning again plan=%d", progress.next_number)
+
+
+def describe_new(store: Store, model: str, source: ListedSource) -> dict[str, Any]:
+    """Return what the source contains now, as ``carclf source status``: ``changed`` if a plan would have new images."""
+    listed, new, _ = _find_new(BatchFolder(store, model, source.name), source)
+    return {"source": source.name, "model": model, "changed": not new.empty, "num_images": len(listed),
+            "num_new_images": len(new), "fingerprint": fingerprint(files=listed.to_numpy().tolist())}
+
+
+def _find_new(folder: BatchFolder, source: ListedSource) -> "tuple[pd.DataFrame, pd.DataFrame, _Progress]":
+    """Return the images of the source, those that are in no plan in their present version, and the progress."""
+    listed = _list_images(source)
+    progress = _read_progress(folder)
+    return listed, listed[listed["version"] != listed["path"].map(progress.known_versions(folder))], progress
 
 
 def _list_images(source: ListedSource) -> pd.DataFrame:

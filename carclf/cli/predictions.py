@@ -36,6 +36,19 @@ UncertainOption = Annotated[
 ]
 
 
+@predictions_app.command("status")
+def status_command(
+    source: SourceOption, store_url: StoreOption = "store", model: ModelOption = "", as_json: JsonOption = False
+) -> None:
+    """Show how many images the model has not predicted. No image is opened."""
+    from carclf.batch_prediction.plan import describe_new, open_source
+
+    store = require_store(store_url)
+    status = describe_new(store, select_model(store, model).model.key, open_source(source))
+    print(json.dumps(status) if as_json else
+          f"{format_count(status['num_images'], 'image')}, {status['num_new_images']} new or changed")
+
+
 @predictions_app.command("plan")
 def plan_command(
     source: SourceOption, store_url: StoreOption = "store", model: ModelOption = "",

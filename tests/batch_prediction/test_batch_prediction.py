@@ -19,7 +19,7 @@ import pytest
 from color_champion import CLASS_NAMES, color_image, promote_color_champion
 from typer.testing import CliRunner
 
-from carclf.batch_prediction.plan import Plan, make_plan, open_source
+from carclf.batch_prediction.plan import Plan, describe_new, make_plan, open_source
 from carclf.batch_prediction.predict import ModelOutputs, predict_shards
 from carclf.batch_prediction.shard_files import BatchFolder, ShardId
 from carclf.batch_prediction.table import SUMMARY_COLUMNS, most_uncertain, prediction_drift, read_predictions
@@ -137,8 +137,11 @@ def test_only_new_and_changed_images_are_predicted_again(store: Store, images: I
     images.add(range(6, 8))
     time.sleep(0.01)
     images.write("000.png", color_image("red"))
+    status = describe_new(store, select_model(store).model.key, images.source)
+    assert (status["changed"], status["num_images"], status["num_new_images"]) == (True, 8, 3)
     plan = plan_images(store, images)
     assert plan.num_new == 3
+    assert not describe_new(store, select_model(store).model.key, images.source)["changed"]
     counts = predict_images(store, images, plan.shards)
     assert counts["num_images"] == 3
     rows = read_predictions(folder_of(store, images)).set_index("id")

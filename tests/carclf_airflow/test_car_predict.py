@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from airflow_process import airflow_environment, printed_json
@@ -19,6 +18,11 @@ pytestmark = pytest.mark.integration
 DESCRIBE = """
     import json, sys
     import car_predict
+
+    def names(condition):
+        objects = getattr(condition, "objects", [])
+        return [condition.name] if hasattr(condition, "name") else [name for each in objects for name in names(each)]
+
     dag = car_predict.car_predict()
     timetable = dag.timetable
     print(json.dumps({
@@ -27,8 +31,7 @@ DESCRIBE = """
         "mapped": [task.task_id for task in dag.tasks if task.is_mapped],
         "pods": [task.task_id for task in dag.tasks if task.executor_config],
         "queues": sorted({task.queue for task in dag.tasks}), "timeouts": all(t.execution_timeout for t in dag.tasks),
-        "timetable": type(timetable).__name__, "assets": getattr(getattr(timetable, "asset_condition", None), "objects",
-                                                                 []) and timetable.asset_condition.objects[0].name,
+        "timetable": type(timetable).__name__, "assets": names(getattr(timetable, "asset_condition", None)),
         "active": dag.max_active_runs,
     }))
 """
@@ -42,24 +45,56 @@ RUN = """
 
 
 @pytest.mark.parametrize(
-    ("settings", "timetable", "asset"),
+    ("settings", "timetable", "assets"),
     [
-        ({}, "NullTimetable", []),
-        ({"CARCLF_PREDICT_SOURCE": "s3://b/inbox"}, "AssetTriggeredTimetable", "car_champion"),
+        ({"CARCLF_WATCH_PREDICT_SOURCE": "true"}, "NullTimetable", []),
+        ({"CARCLF_PREDICT_SOURCE": "s3://b/inbox"}, "AssetTriggeredTimetable", ["car_champion"]),
         ({"CARCLF_PREDICT_SOURCE": "s3://b/inbox", "CARCLF_PREDICT_SCHEDULE": "0 * * * *"}, "AssetOrTimeSchedule",
-         "car_champion"),
+         ["car_champion"]),
+        ({"CARCLF_PREDICT_SOURCE": "s3://b/inbox", "CARCLF_WATCH_PREDICT_SOURCE": "true"}, "AssetTriggeredTimetable",
+         ["car_champion", "car_images"]),
     ],
 )
-def test_a_new_champion_and_a_cron_expression_start_it(
-    tmp_path: Path, settings: dict[str, str], timetable: str, asset: Any
+def test_a_new_champion_new_images_and_a_cron_expression_start_it(
+    tmp_path: Path, settings: dict[str, str], timetable: str, assets: list[str]
 ) -> None:
     environment = airflow_environment(tmp_path, CARCLF_GPU_POD_TEMPLATE="/gpu.yaml", **settings)
     described = printed_json(DESCRIBE, environment)
-    assert (described["timetable"], described["assets"]) == (timetable, asset)
+    assert (described["timetable"], described["assets"]) == (timetable, assets)
     assert described["chain"] == {"plan": ["predict"], "predict": ["drift"], "drift": []}
     assert described["mapped"] == described["pods"] == ["predict"]
     assert described["heavy"] == []
     assert (described["queues"], described["timeouts"], described["active"]) == (["gpu"], True, 1)
+
+
+def test_new_images_are_announced_until_they_are_predicted(tmp_path: Path) -> None:
+    images = tmp_path / "inbox"
+    images.mkdir()
+    (images / "0.png").write_bytes(color_image("red"))
+    environment = airflow_environment(
+        tmp_path, CARCLF_PREDICT_SOURCE=str(images), CARCLF_CACHE=str(tmp_path / "cache"))
+    promote_color_champion(open_store(environment["CARCLF_STORE"]))
+    code = """
+        import asyncio, json
+        from carclf_airflow import source_trigger
+
+        class States(dict):
+            async def aget(self, key): return self.get(key)
+            async def aset(self, key, value): self[key] = value
+
+        async def has_active_run(dag_id):
+            assert dag_id == "car_predict"
+            return False
+
+        source_trigger._has_active_run = has_active_run
+        trigger = source_trigger.PredictionTrigger(1, 0, 0, 0)
+        trigger.asset_state_store = States()
+        print(json.dumps(asyncio.run(trigger._poll())))
+    """
+    event = printed_json(code, environment)
+    assert (event["changed"], event["num_images"], event["num_new_images"]) == (True, 1, 1)
+    subprocess.run([sys.executable, "-m", "carclf", "predictions", "run"], env=environment, check=True)
+    assert printed_json(code, environment) is None
 
 
 @pytest.mark.dags

@@ -18,7 +18,7 @@ WATCH = """
     import asyncio, signal
     from carclf_airflow import source_trigger
 
-    async def has_active_run():
+    async def has_active_run(dag_id):
         return False
 
     async def watch():
@@ -59,7 +59,7 @@ def test_the_event_loop_does_not_wait_for_the_temporary_folder(environment: dict
             is_main.append(threading.current_thread() is threading.main_thread())
 
         source_trigger.temporary_folder = recorded_folder
-        status = asyncio.run(source_trigger.read_source_status())
+        status = asyncio.run(source_trigger.read_status(("source", "status"), "download"))
         print(json.dumps([status["num_images"], is_main]))
     """
     environment |= {"CARCLF_SETTINGS": f"data.source={tmp_path / 'photos'}"}
