@@ -33,6 +33,8 @@ from carclf_airflow.deployment import deployment_recipe
 
 # Not in the form: the sensor determines how long and how often score polls (CARCLF_POKE_INTERVAL_SECONDS).
 EXCLUDED_SECTION = "score."
+# In the first section, which is open; the others are folded.
+COMMON_SETTINGS = ("data.source", "seed", "gate.approval", "submit.enabled", "force")
 TYPES = {int: "integer", float: "number", str: "string"}
 EMPTY_CHOICE = "as in the recipe"
 # JSON schema of what a policy allows, by its rule. Rules without a schema are checked by the first task.
@@ -46,10 +48,11 @@ def form_params() -> dict[str, Param]:
     """
     policy = form_policy()
     defaults = _defaults_by_recipe()
-    settings = [(name, field) for name, field in iter_settings() if not name.startswith(EXCLUDED_SECTION)]
+    settings = {name: field for name, field in iter_settings() if not name.startswith(EXCLUDED_SECTION)}
+    names = [*COMMON_SETTINGS, *(name for name in settings if name not in COMMON_SETTINGS)]
     description = "A named set of settings. The fields below override single settings."
-    form = {"recipe": recipe_param(policy, title="Recipe", section="Recipe", description=description)}
-    return checked_at_trigger(form | {name: _param(name, field, defaults, policy) for name, field in settings})
+    form = {"recipe": recipe_param(policy, title="Recipe", section="Common", description=description)}
+    return checked_at_trigger(form | {name: _param(name, settings[name], defaults, policy) for name in names})
 
 
 def checked_at_trigger(form: dict[str, Param]) -> dict[str, Param]:
@@ -83,10 +86,13 @@ def limited(**limits: Any) -> dict[str, Any]:
 
 
 def _param(name: str, field: FieldInfo, defaults: dict[str, dict[str, Any]], policy: Policy) -> Param:
-    section, _, leaf = name.rpartition(".")
+    section, _, title = name.rpartition(".")
+    if name in COMMON_SETTINGS:
+        title = title.replace("enabled", section)  # "Enabled" needs the name of its section
+        section = "common"
     parts = [field.description, _describe_defaults(name, defaults), _describe_policy(name, policy)]
     return Param(
-        None, section=section.replace("_", " ").capitalize() or "Run", title=leaf.replace("_", " ").capitalize(),
+        None, section=section.replace("_", " ").capitalize(), title=title.replace("_", " ").capitalize(),
         description=" ".join(part for part in parts if part), **_restricted(name, _schema(field), policy),
     )
 

@@ -120,7 +120,11 @@ def test_parsing_imports_no_heavy_package(described: dict[str, Any]) -> None:
 
 def test_the_form_has_each_setting_with_its_type_limits_and_description(described: dict[str, Any]) -> None:
     params = described["params"]
-    assert list(params) == ["recipe", *(name for name, _ in iter_settings() if not name.startswith("score."))]
+    assert set(params) == {"recipe", *(name for name, _ in iter_settings() if not name.startswith("score."))}
+    common = {name: params[name]["title"] for name in list(params)[:6]}
+    assert common == {"recipe": "Recipe", "data.source": "Source", "seed": "Seed", "gate.approval": "Approval",
+                      "submit.enabled": "Submit", "force": "Force"}
+    assert {name for name in params if params[name]["section"] == "Common"} == set(common)
     epochs = params["fine_tune.epochs"]
     assert (epochs["type"], epochs["allOf"]) == (["integer", "null"], [{"minimum": 0, "maximum": 500}])
     assert epochs["section"] == "Fine tune"
