@@ -141,6 +141,26 @@ def export_command(
     print(f"{to}: {format_count(len(table), 'image')}")
 
 
+@predictions_app.command("pseudo-labels")
+def pseudo_labels_command(
+    source: SourceOption,
+    to: Annotated[
+        Path, typer.Option("--to", help="The folder to create, with one per class.", callback=validate_parent_folder)
+    ],
+    store_url: StoreOption = "store", model: ModelOption = "",
+    min_probability: Annotated[
+        float, typer.Option("--min-probability", min=0, max=1, help="The least calibrated probability of the class.")
+    ] = 0.95,
+) -> None:
+    """Copy the images that the model is sure of into class folders, for download.extra_data."""
+    from carclf.batch_prediction.plan import open_source
+    from carclf.batch_prediction.pseudo_labels import copy_confident
+
+    rows = _read_rows(require_store(store_url), model, source, is_summary=True)
+    counts = copy_confident(rows, open_source(source), to, min_probability)
+    print(_to_text(counts.rename_axis("class").reset_index(name="num_images")))
+
+
 @predictions_app.command("drift")
 def drift_command(
     source: SourceOption, store_url: StoreOption = "store", model: ModelOption = "", as_json: JsonOption = False,

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from carclf.batch_prediction.plan import Plan, describe_new, make_plan, open_source
 from carclf.batch_prediction.predict import ModelOutputs, predict_shards
+from carclf.batch_prediction.pseudo_labels import copy_confident
 from carclf.batch_prediction.shard_files import BatchFolder, ShardId
 from carclf.batch_prediction.table import SUMMARY_COLUMNS, most_uncertain, prediction_drift, read_predictions
 from carclf.cli.app import app
@@ -361,6 +362,29 @@ def test_the_most_uncertain_images_have_the_lowest_probabilities(store: Store, f
     predict_images(store, folder_images, plan_images(store, folder_images).shards)
     uncertain = most_uncertain(read_predictions(folder_of(store, folder_images)), 2)
     assert uncertain["id"].tolist() == ["dark.png", "000.png"]
+
+
+def test_confident_images_are_copied_into_class_folders(store: Store, images: Images, tmp_path: Path) -> None:
+    images.add(range(6))
+    images.write("a.png", color_image("red"))
+    images.write("dark.png", color_image("red", brightness=0.2))
+    images.write("bad.png", b"")
+    predict_images(store, images, plan_images(store, images).shards)
+    time.sleep(0.01)
+    images.write("003.png", color_image("red"))  # it was blue
+    images.remove("004.png")
+    rows = read_predictions(folder_of(store, images))
+    (limit,) = rows.loc[rows["id"] == "000.png", "probability"]
+    counts = copy_confident(rows, images.source, tmp_path / "sure", limit)
+    assert counts.to_dict() == {"blue": 1, "green": 1, "red": 3}
+    copies = sorted((tmp_path / "sure").rglob("*.png"))
+    assert [path.parent.name for path in copies] == ["blue", "green", "red", "red", "red"]
+    assert {path.read_bytes() for path in copies[2:]} == {color_image("red")}
+    with pytest.raises(ConfigError, match="exists"):
+        copy_confident(rows, images.source, tmp_path / "sure", limit)
+    with pytest.raises(DataError, match="--min-probability"):
+        copy_confident(rows, images.source, tmp_path / "other", 1.0)
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize(("name", "verdict"), [("all", "ok"), ("red", "stop")])
