@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
@@ -51,9 +51,10 @@ def read_coco(json_files: Mapping[str, object], names: Collection[str]) -> Coco:
     the image as further columns; or they map file names to labels, or are lists of records. ``names`` are the file
     names and stems of the images.
     """
-    tables, unnamed = [], []
+    tables: list[Table] = []
+    unnamed: list[str] = []
     errors: dict[str, DataError] = {}
-    categories: dict[str, str] = {}
+    categories: dict[str, dict[str, str]] = {}  # by file
     file_names: dict[str, str] = {}
     for path, data in json_files.items():
         files = dict(_pairs(data, "images", "id", "file_name"))
@@ -65,7 +66,7 @@ def read_coco(json_files: Mapping[str, object], names: Collection[str]) -> Coco:
             continue
         file_names |= files
         named = dict(_pairs(data, "categories", "id", "name"))
-        categories |= named
+        categories[path] = named
         if not named or len(set(named.values())) < len(named):
             unnamed.append(path)
         labels = {(files[image_id], label) for image_id, label in _pairs(data, "annotations", "image_id", "category_id")
@@ -73,7 +74,22 @@ def read_coco(json_files: Mapping[str, object], names: Collection[str]) -> Coco:
         if labels:
             rows = pd.DataFrame(sorted(labels), columns=[FILE_COLUMN, LABEL_COLUMN], dtype="object")
             tables.append(Table(path, _with_fields(rows, data)))
-    return Coco(tables, categories, file_names, tuple(unnamed), errors)
+    tables, known = _name_apart(tables, categories, unnamed)
+    return Coco(tables, known, file_names, tuple(unnamed), errors)
+
+
+def _name_apart(
+    tables: Sequence[Table], categories: Mapping[str, Mapping[str, str]], unnamed: Collection[str]
+) -> tuple[list[Table], dict[str, str]]:
+    """Return the tables and the names of all categories by id.
+
+    If an id has different names in two files, the labels are the names instead, in files with a name for each.
+    """
+    pairs = {pair for named in categories.values() for pair in named.items()}
+    if len(pairs) == len({category for category, _ in pairs}):
+        return list(tables), dict(pairs)
+    return [table if table.path in unnamed or table.path not in categories else replace(table, rows=table.rows.assign(
+        **{LABEL_COLUMN: table.rows[LABEL_COLUMN].replace(dict(categories[table.path]))})) for table in tables], {}
 
 
 def _with_fields(rows: pd.DataFrame, data: Any) -> pd.DataFrame:

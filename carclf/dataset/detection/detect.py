@@ -18,8 +18,9 @@ from carclf.dataset.detection.metric import detect_metric
 from carclf.dataset.detection.rejections import describe_no_images, find_other_formats
 from carclf.dataset.detection.result import Detection, Layout, SubmissionFormat
 from carclf.dataset.detection.submission_format import detect_format, find_sample, is_sample, targets
+from carclf.dataset.detection.subset_lists import read_lists
 from carclf.dataset.detection.subsets import detect_subsets, list_images
-from carclf.dataset.detection.tables import Table, has_pixels, image_names, read_lists, read_tables, with_folder_roles
+from carclf.dataset.detection.tables import Table, has_pixels, image_names, read_tables, with_folder_roles
 from carclf.dataset.detection.test_set import find_sample_images, find_test_images
 from carclf.dataset.findings import Finding
 from carclf.dataset.listing import Folder, list_source, unreadable_error
@@ -68,10 +69,11 @@ def detect(folder: Path, config: Config, evaluation_metric: str = "") -> Layout:
     spellings = [finding for finding in check_names(names.values()) if finding.path not in reported]
     findings = (*labeled.findings, *_find_guesses(labeled), *_find_unnamed(source, named), *spellings,
                 *_find_problems(source, images))
+    used = {joined.path for joined in labeled.joined}
     detections = [*detect_subsets(source.images), *labeled.subsets.detections, *detections]
     sample_ids = tuple(sample.rows.iloc[:, 0]) if sample else ()
     return Layout(images, tuple(sort_naturally(names.values())), metric.result, submission, tuple(detections),
-                  sample_ids, findings, _ignored(source, images))
+                  sample_ids, findings, tuple(path for path in _ignored(source, images) if path not in used))
 
 
 def detect_in_place(folder: Folder, config: Config) -> Layout | None:
@@ -93,10 +95,12 @@ def _read_source(folder: Path, config: Config) -> _Source:
         names = [*files.tables, *files.json, *files.others, *files.ignored]
         raise DataError(describe_no_images(names, has_pixels=any(map(has_pixels, tables))))
     json, json_errors = read_json_files(files)
-    coco = read_coco(json, image_names(images["path"]) if json else ())
+    lists = read_lists(files, json, images["path"].tolist())
+    others = {path: data for path, data in json.items() if path not in {table.path for table in lists}}
+    coco = read_coco(others, image_names(images["path"]) if json else ())
     coco = replace(coco, tables=with_folder_roles(coco.tables, images))
     return _Source(files, images[images["role"] != "other"], with_folder_roles(tables, images),
-                   read_lists(files, images["path"].tolist()), errors | json_errors | coco.errors, json, coco)
+                   lists, errors | json_errors | coco.errors, json, coco)
 
 
 def _find_sample_images(
@@ -127,7 +131,7 @@ def _find_unlabeled(source: _Source, labeled: Labeled, config: Config) -> tuple[
     images = source.images.drop(index=labeled.labels.values.index)
     rows, evidence = find_test_images(images, source.tables, config.data)
     if not rows and len(labeled.subsets.unlabeled):
-        rows, evidence = set(labeled.subsets.unlabeled), "unlabeled images that a column assigns to the test subset"
+        rows, evidence = set(labeled.subsets.unlabeled), "unlabeled images of the test subset of a column or a list"
     names = images.loc[sorted(rows), "path"].str.split("/").str[-1]
     detection = Detection("test", format_count(len(rows), "image") if rows else "none", evidence)
     return dict(zip(names.index.tolist(), names, strict=True)), detection

@@ -10,8 +10,8 @@ import pandas as pd
 from carclf.dataset.detection.groups import is_group_column
 from carclf.dataset.detection.ids import Joined
 from carclf.dataset.detection.result import Detection
-from carclf.dataset.detection.subsets import NAMES_BY_ROLE, role_of
-from carclf.dataset.findings import Finding
+from carclf.dataset.detection.subsets import role_of
+from carclf.dataset.findings import Finding, describe_missing_images
 from carclf.errors import ConfigError
 from carclf.formatting import format_count, format_list
 
@@ -26,6 +26,9 @@ _COLUMNS = _NUMBERED | {"phase", "usage", "set", "dataset"}
 _FLAG_COLUMN = re.compile("((is|in)_?)?(train|training|val|valid|validation|test|testing)"
                           "(_?(image|img|sample|set))?")
 _MAX_SUBSETS = 10
+# What a name of a subset may contain besides train, val or test.
+_OTHER_WORDS = {"data", "dataset", "file", "files", "id", "ids", "image", "images", "img", "imgs", "list", "name",
+                "names", "paths", "private", "public", "sample", "samples", "set", "split", "subset"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,14 @@ def read_roles(column: str, values: Collection[str]) -> dict[str, str]:
         return {}
     roles = {value: role_of(value) for value in values}
     is_split = column.lower() in _COLUMNS and any(roles.values())
-    return roles if is_split or (len(values) > 1 and all(roles.values())) else {}
+    are_names = len(values) > 1 and all(map(is_subset_name, values))
+    return roles if is_split or are_names else {}
+
+
+def is_subset_name(text: str) -> bool:
+    """Return True for train, val_set or PublicTest, and False for a class such as test bench."""
+    words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", text)]
+    return bool(role_of(text)) and all(role_of(word) or word in _OTHER_WORDS for word in words)
 
 
 def is_called_like_flag(column: str) -> bool:
@@ -99,14 +109,25 @@ def find_subsets(
         raise ConfigError(f"No image is left for training: {given[-1][0]} {_describe(given[-1][1])}. Correct it, or "
                           "set data.subset_column to another column or to none.")
     unlabeled = labeled.index[:0]
-    for _, roles in by_column:
+    for _, roles in given:
         unlabeled = unlabeled.union(roles.index[roles.isin(["test", "predict"])].difference(labeled.index))
     detections = [Detection("subsets", ", ".join(sorted(set(roles.replace(REST, "test")))),
                             f"{origin} {_describe(roles)}") for origin, roles in given]
+    subset_tables = [*(table for table, *_ in columns), *(table for table, _ in named)]
+    missing = [_missing_finding(table) for table in subset_tables
+               if table.match.missing and table.path not in {path for path, _ in label_columns}]
     used = {*(path for path, _ in label_columns), *(table.path for table, *_ in columns),
             *(table.path for table, _ in named)}
     overlaps = [] if setting == "none" else _find_overlaps(labeled, joined, used)
-    return Subsets(sources, unlabeled, detections, [*_find_numbers(joined, label_columns, setting), *overlaps])
+    findings = [*_find_numbers(joined, label_columns, setting), *overlaps, *missing]
+    return Subsets(sources, unlabeled, detections, findings)
+
+
+def _missing_finding(table: Joined) -> Finding:
+    match = table.match
+    sentence = describe_missing_images(match.missing, len(match.missing) + len(match.rows))
+    return Finding("unused_subsets", table.path, (
+        f"{sentence} Images that are meant may be in another subset now: correct the names."))
 
 
 def _combine(roles: Sequence["pd.Series[str]"]) -> "pd.Series[str]":
@@ -114,6 +135,12 @@ def _combine(roles: Sequence["pd.Series[str]"]) -> "pd.Series[str]":
     order = list(_SOURCE_BY_ROLE)
     ranks = pd.concat([values.map(order.index) for values in roles], axis="columns").max(axis="columns")
     return ranks.map(lambda rank: _SOURCE_BY_ROLE[order[rank]])
+
+
+def _last_role(roles: "pd.Series[str]") -> "pd.Series[str]":
+    """Return the role of each image: of several rows, the last one in the order of _SOURCE_BY_ROLE."""
+    order = list(_SOURCE_BY_ROLE)
+    return roles.map(order.index).groupby(level=0).max().map(lambda rank: order[rank])
 
 
 def _describe(roles: "pd.Series[str]") -> str:
@@ -129,27 +156,38 @@ def _named_tables(
     They have the labels; or they are called like val.csv, or are next to a table such as train.csv, and list other
     images than that and not all.
     """
-    train = [table for table in joined if table.table.role == "train"]
-    train_rows = {row for table in train for row in table.match.rows.values()}
+    train = _train_lists(labeled, joined)
+    train_rows = {row for rows in train.values() for row in rows}
     for table in joined:
         role, rows = table.table.role, set(table.match.rows.values())
         if role not in ("val", "test") or table.path in with_column:
             continue
-        is_sure = bool(train) or PurePosixPath(table.path).stem.lower() in NAMES_BY_ROLE[role]
+        stem = PurePosixPath(table.path).stem
+        is_sure = bool(train) or stem.lower() == "valid" or (
+            is_subset_name(stem) and "valid" not in stem.lower())  # valid_images may mean usable ones
         is_list = is_sure and train_rows.isdisjoint(rows) and not rows >= set(labeled.index)
         if table.path not in label_paths and not is_list:
             continue
-        _require_distinct(table, "the table")
+        _require_distinct(table, "it")
         yield table, pd.Series(role, sorted(rows), dtype="object")
+
+
+def _train_lists(labeled: pd.DataFrame, joined: Sequence[Joined]) -> dict[str, set[int]]:
+    """Return the images by path of each table such as train.csv that lists some of them.
+
+    One of all images, such as train_metadata.csv, has no subsets; trainval.txt next to train.txt has both.
+    """
+    rows = {table.path: set(table.match.rows.values()) for table in joined if table.table.role == "train"}
+    lists = {path: listed for path, listed in rows.items() if not listed >= set(labeled.index)}
+    return {path: listed for path, listed in lists.items() if "trainval" not in path.lower()} or lists
 
 
 def _find_overlaps(labeled: pd.DataFrame, joined: Sequence[Joined], used: Collection[str]) -> list[Finding]:
     """Return a finding if unused tables such as test2.csv list images of a table such as train1.csv too."""
     rows = {table.path: set(table.match.rows.values()) for table in joined}
-    train = [table.path for table in joined if table.table.role == "train"]
-    overlaps = {table.path: path for table in joined for path in train
+    overlaps = {table.path: path for table in joined for path, listed in _train_lists(labeled, joined).items()
                 if table.path not in used and table.table.role in ("val", "test")
-                and not rows[table.path] >= set(labeled.index) and not rows[path].isdisjoint(rows[table.path])}
+                and not rows[table.path] >= set(labeled.index) and not listed.isdisjoint(rows[table.path])}
     if not overlaps:
         return []
     first, path = next(iter(overlaps.items()))
@@ -161,11 +199,19 @@ def _find_overlaps(labeled: pd.DataFrame, joined: Sequence[Joined], used: Collec
 def _columns(
     joined: Sequence[Joined], label_columns: Collection[tuple[str, str]], setting: str
 ) -> Iterator[tuple[Joined, str, "pd.Series[str]"]]:
-    """Yield the tables and columns that are about subsets, and the roles of their images."""
+    """Yield the tables and columns that are about subsets, and the roles of their images.
+
+    Raise ConfigError for the columns of several splits, such as split_1 and split_2.
+    """
+    columns_by_name: dict[tuple[str, str], str] = {}
     for table, column in _other_columns(joined, label_columns, setting):
         if role_by_value := _column_roles(table, column, setting):
+            other = columns_by_name.setdefault((table.path, re.sub("[0-9]+", "0", column)), column)
+            if other != column:
+                raise ConfigError(f"{table.path}: the columns {other} and {column} are several splits. Set "
+                                  "data.subset_column to one of them, or to none.")
             _require_distinct(table, f"the column {column}")
-            yield table, column, table.first_values(column).str.strip().map(role_by_value)
+            yield table, column, _last_role(table.values(column).str.strip().map(role_by_value))
 
 
 def _other_columns(
@@ -195,12 +241,21 @@ def _find_numbers(
                 "are subsets, write train, val and test instead."))
 
 
+def _is_lone_word(table: Joined, column: str, values: Collection[str]) -> bool:
+    """Return True for flags in a column that is called train or test, without another column of flags of a subset."""
+    others = [name for name in table.table.rows.columns if name != column and is_called_like_flag(name)]
+    return bool(role_of(column)) and column.isalpha() and not others and bool(_read_flags(column, values))
+
+
 def _column_roles(table: Joined, column: str, setting: str) -> dict[str, str]:
     values = table.table.rows[column].str.strip().unique()
     if not setting:
         is_next_to_flag = column.lower() == "valid" and not {"train", "test"}.isdisjoint(
             map(str.lower, table.table.rows.columns))
         roles = read_roles("is_valid" if is_next_to_flag else column, values)
+        if roles and _is_lone_word(table, column, values):
+            raise ConfigError(f"{table.path}: the column {column} has flags, which may mean the subset {column} or "
+                              f"something else. Set data.subset_column to {column} or to none.")
     elif column.lower() == setting.lower():
         roles = _read_flags(column, values) or {value: role_of(value) for value in values}
     else:

@@ -12,6 +12,7 @@ import pandas as pd
 from carclf.config.settings import Data
 from carclf.dataset.detection.files import image_stem, normalized
 from carclf.dataset.detection.result import class_name
+from carclf.dataset.detection.subsets import role_of
 from carclf.dataset.detection.tables import Table
 from carclf.dataset.layout import match_ids
 from carclf.formatting import format_count
@@ -78,11 +79,35 @@ class ImageNames:
         best = Match(form, {}, tuple(ids))
         for paths in _variants(ids, form):
             for candidate in forms:
-                match = self._match(paths, candidate)
+                match = self._without_other_folders(self._match(paths, candidate))
                 if match.is_complete:
                     return match
                 best = max(best, match, key=lambda match: (match.num_images, len(match.ambiguous)))
         return best
+
+    def _without_other_folders(self, match: Match) -> Match:
+        """Return the match without ids such as dog/1.jpg for the image cat/1.jpg, whose own image is missing."""
+        wrong = {image_id for image_id, row in match.rows.items() if self._is_in_other_folder(image_id, row)}
+        return replace(match, rows={image_id: row for image_id, row in match.rows.items() if image_id not in wrong},
+                       missing=(*match.missing, *wrong)) if wrong else match
+
+    def _is_in_other_folder(self, image_id: str, row: int) -> bool:
+        """Return True if the id's folder has other images, or is another subset, such as test for train/cat/1.jpg."""
+        *folders, _ = normalized(image_id).casefold().split("/")
+        actual = self._folders[row]
+        if not folders or (folder := folders[-1]) in actual:
+            return False
+        roles = set(map(role_of, actual)) - {""}
+        return folder in self._folder_names or bool(role_of(folder) and roles and role_of(folder) not in roles)
+
+    @cached_property
+    def _folders(self) -> dict[int, list[str]]:
+        """The folders of each image, in lower case."""
+        return {row: path.casefold().split("/")[:-1] for path, row in self._paths}
+
+    @cached_property
+    def _folder_names(self) -> set[str]:
+        return {folders[-1] for folders in self._folders.values() if folders}
 
     def _match(self, paths: dict[str, str], form: str) -> Match:
         is_pattern = form == "suffix" or "{id}" in form

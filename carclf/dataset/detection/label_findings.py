@@ -5,11 +5,13 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from carclf.dataset.detection.ids import first_of_each
-from carclf.dataset.detection.label_tables import TableLabels
+from carclf.dataset.detection.ids import Joined, first_of_each
+from carclf.dataset.detection.label_tables import TableLabels, are_same_classes
 from carclf.dataset.detection.result import number_key
+from carclf.dataset.detection.subset_lists import ID_COLUMN, LABEL_COLUMN
+from carclf.dataset.detection.tables import Table
 from carclf.dataset.findings import Finding, describe_missing_images, format_labels
-from carclf.errors import DataError
+from carclf.errors import ConfigError, DataError
 from carclf.formatting import format_count
 
 
@@ -49,6 +51,36 @@ def _compare_classes(
             "class.")))
     return findings + [Finding("empty_class", label, f"Class '{label}' of the table has no images. Add images of it.")
                        for label in sorted(expected - set(labels))]
+
+
+def find_unused_lists(lists: Sequence[Table], joined: Sequence[Joined], *, has_sample: bool) -> list[Finding]:
+    """Return the lists of subsets that name no images. Next to a sample submission, test.txt is about its images."""
+    used = {table.path for table in joined}
+    return [Finding("unused_subsets", table.path, (
+        f"The list is not used: less than half of its {format_count(len(table.rows), 'line')} are images of the source "
+        f"(first: {table.rows[ID_COLUMN].iloc[0]!r}).")) for table in lists
+        if table.path not in used and not (has_sample and table.role in ("test", "predict"))]
+
+
+def check_lists(joined: Sequence[Joined], labels: "pd.Series[str]", *, are_prefixes: bool) -> list[Finding]:
+    """Return the lists of subsets that may have other classes than the ``labels``.
+
+    Raises ConfigError if the labels are prefixes of names: nothing else supports these.
+    """
+    findings = []
+    for table in joined:
+        values = table.first_values(LABEL_COLUMN) if LABEL_COLUMN in table.table.rows else pd.Series(dtype="object")
+        values = values.loc[values.index.intersection(labels.index)]
+        are_classes = values.nunique() > 1 and values.value_counts().min() > 1
+        if not are_classes or are_same_classes(labels[values.index], values):
+            continue
+        text = (f"{table.path} may have the labels, such as {values.max()}, which are not the "
+                f"{'prefixes of names' if are_prefixes else 'class folders'}, such as {labels.max()}. If it has them, "
+                "convert it to a CSV table with a column of file names and one of classes")
+        if are_prefixes:
+            raise ConfigError(f"{text}. Otherwise, set data.label_source to file_names.")
+        findings.append(Finding("unmatched_label_table", table.path, f"{text}, and set data.label_table to it."))
+    return findings
 
 
 def find_missing(table: TableLabels, max_missing: float) -> list[Finding]:

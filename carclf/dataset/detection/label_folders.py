@@ -160,7 +160,7 @@ def describe_no_labels(images: pd.DataFrame, others: Collection[str], lists: Col
     before each.
     """
     train = training_images(images)
-    if unread := describe_unread_table(others, lists):
+    if unread := describe_unread_table(others, [] if reasons else lists):
         return unread
     is_deeper = train["subfolder"].str.contains("/")
     if is_deeper.any():

@@ -8,7 +8,13 @@ import pandas as pd
 from carclf.config.settings import Data
 from carclf.dataset.detection.given_subsets import Subsets, find_subsets
 from carclf.dataset.detection.ids import Joined, describe_unmatched, first_of_each
-from carclf.dataset.detection.label_findings import compare, find_missing, find_unlisted
+from carclf.dataset.detection.label_findings import (
+    check_lists,
+    compare,
+    find_missing,
+    find_unlisted,
+    find_unused_lists,
+)
 from carclf.dataset.detection.label_folders import (
     are_parts,
     describe_no_labels,
@@ -29,6 +35,7 @@ from carclf.dataset.detection.label_tables import (
     read_labels,
 )
 from carclf.dataset.detection.result import Detection
+from carclf.dataset.detection.subset_lists import LABEL_COLUMN
 from carclf.dataset.detection.tables import Table
 from carclf.dataset.findings import Finding
 from carclf.errors import ConfigError, DataError
@@ -41,8 +48,8 @@ MAX_REASONS = 3  # of tables without labels, in one message
 class Evidence:
     """What the labels may follow from.
 
-    ``images`` are those that are not in the test set, ``tables`` those of the files and of COCO JSON, ``lists`` text
-    files such as train.txt, ``errors`` those of unreadable tables, and ``targets`` the sample submission's columns.
+    ``images`` are those that are not in the test set, ``tables`` those of the files and of COCO JSON, ``lists`` those
+    of subsets, ``errors`` those of unreadable tables, and ``targets`` the sample submission's columns.
     """
 
     images: pd.DataFrame
@@ -97,11 +104,14 @@ def find_labels(evidence: Evidence) -> Labeled:
     columns = {(table.joined.path, column) for table in tables for column in table.columns}
     # next to a sample submission, test.csv is about its images
     lists = join_tables(evidence.lists, evidence.images, evidence.config)
+    findings += find_unused_lists(evidence.lists, lists, has_sample=bool(evidence.targets))
+    if setting == "auto":
+        findings += check_lists(lists, labels.values, are_prefixes=labels.detection.result == "file_names")
     about_labeled = [table for table in [*all_joined, *lists] if table.path in {path for path, _ in columns}
                      or not (evidence.targets and table.table.role in ("test", "predict"))]
     subsets = find_subsets(
         evidence.images.loc[labels.values.index], about_labeled, columns, evidence.config.subset_column)
-    return Labeled(labels, subsets, all_joined, [*findings, *labels.findings, *subsets.findings])
+    return Labeled(labels, subsets, [*all_joined, *lists], [*findings, *labels.findings, *subsets.findings])
 
 
 def _select_tables(evidence: Evidence) -> Sequence[Table]:
@@ -188,7 +198,8 @@ def _find_unmatched(evidence: Evidence, joined: Sequence[Joined], folders: "pd.S
 
     def may_be_labels(table: Table) -> bool:
         is_in_folder = table.path.rpartition("/")[0] in in_folders
-        return table.role in ("train", "val") or not (
+        is_test_list = table.role == "test" and not evidence.targets
+        return is_test_list or table.role in ("train", "val") or not (
             table.role or is_in_folder or len(table.rows) <= folders.nunique())
 
     return [Finding("unmatched_label_table", table.path, (
@@ -217,7 +228,8 @@ def _from_prefixes(evidence: Evidence, joined: Sequence[Joined]) -> Labels:
         raise ConfigError(f"{unread} If the labels are prefixes of names, such as {prefixes.min()}, set "
                           "data.label_source to file_names.")
     if prefixes is None:
-        problem = describe_no_labels(evidence.images, evidence.others, [table.path for table in evidence.lists], text)
+        lists = [table.path for table in evidence.lists if LABEL_COLUMN in table.rows]
+        problem = describe_no_labels(evidence.images, evidence.others, lists, text)
         raise DataError(problem) if setting == "auto" else ConfigError(f"data.label_source is {setting}. {problem}")
     num_prefixes = format_count(prefixes.nunique(), "prefix", "prefixes")
     example = evidence.images.loc[prefixes.index[prefixes == prefixes.min()][0], "path"].rpartition("/")[2]

@@ -13,9 +13,9 @@ from carclf.errors import ConfigError
 from carclf.formatting import format_count, format_list
 
 NAMES_BY_ROLE = {
-    "train": {"train", "training", "trainset", "trainval"},
-    "val": {"val", "valid", "validation", "dev"},
-    "test": {"test", "testing", "tests", "testset", "holdout"},
+    "train": {"train", "training", "trainset", "traindata", "trainval"},
+    "val": {"val", "valid", "validation", "valset", "valdata", "dev"},
+    "test": {"test", "testing", "tests", "testset", "testdata", "holdout", "eval", "evaluation"},
     "predict": {"pred", "predict", "prediction", "predictions", "preds", "predicted", "unlabeled"},
 }
 

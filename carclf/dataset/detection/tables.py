@@ -11,7 +11,7 @@ import pandas as pd
 from charset_normalizer import from_bytes
 
 from carclf.dataset.detection.files import Files, image_stem, normalized
-from carclf.dataset.detection.subsets import role_of, roles_of
+from carclf.dataset.detection.subsets import roles_of
 from carclf.dataset.layout import CODE_PAGES
 from carclf.errors import ConfigError, DataError
 from carclf.formatting import format_count, format_list
@@ -86,26 +86,6 @@ def read_tables(files: Files, paths: Collection[str]) -> tuple[list[Table], dict
     return tables, errors
 
 
-def read_lists(files: Files, paths: Collection[str]) -> list[Table]:
-    """Return the text files with the name of a subset and an image per line, such as train.txt, as tables.
-
-    A line is the path, name or stem of an image, or starts with it. ``paths`` are those of the images.
-    """
-    candidates = [path for path in files.others if path.lower().endswith(".txt") and role_of(PurePosixPath(path).stem)]
-    names = image_names(paths) if candidates else set()
-    tables = []
-    for path in candidates:
-        if (files.root / path).stat().st_size > MAX_BYTES:
-            continue
-        lines = [line.strip() for line in _decode((files.root / path).read_bytes(), names)[0].splitlines()]
-        lines = [line for line in lines if line and not line.startswith("#")]
-        for ids in (lines, [line.split()[0] for line in lines]):
-            if sum(normalized(name).rpartition("/")[2] in names for name in ids) > len(ids) / 2:
-                tables.append(Table(path, pd.DataFrame({"1": ids}, dtype="object")))
-                break
-    return tables
-
-
 def with_folder_roles(tables: Sequence[Table], images: pd.DataFrame) -> list[Table]:
     """Return the tables with the role of the subset's folder that they are directly in; ``images`` have ``root``."""
     roots = images.loc[~images["role"].isin(["", "other"]), ["root", "role"]].drop_duplicates()
@@ -131,7 +111,7 @@ def read_table(root: Path, name: str, names: Collection[str] = ()) -> Table:
     path = root / name
     if path.stat().st_size > MAX_BYTES:
         raise DataError(f"{path.name} has more than {MAX_BYTES >> 20} MB. Remove columns that are not needed.")
-    text, guessed_encoding = _decode(path.read_bytes(), names)
+    text, guessed_encoding = decode(path.read_bytes(), names)
     separator = _find_separator(text)
     rows = _read_rows(path.name, text, separator)
     if not rows:
@@ -174,7 +154,7 @@ def has_pixels(table: Table) -> bool:
                ) >= MIN_PIXEL_COLUMNS
 
 
-def _decode(data: bytes, names: Collection[str]) -> tuple[str, str]:
+def decode(data: bytes, names: Collection[str]) -> tuple[str, str]:
     """Return the text, and the code page if no name of an image is evidence for it."""
     encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:

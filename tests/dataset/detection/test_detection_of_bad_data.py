@@ -222,7 +222,7 @@ def test_two_columns_that_name_different_images_need_a_setting(layout_of: Any) -
 @pytest.mark.parametrize(("header", "values", "expected"), [
     ("split", ["train", "test", "val", "extra"], None),
     ("split", ["train", "test", "val", ""], None),
-    ("split", ["train", "eval", "train", "eval"], None),
+    ("split", ["train", "eval", "train", "eval"], {"train": 4, "holdout": 4}),
     ("is_valid", ["True", "False", "False", "True"], {"val": 4, "train": 4}),
     ("is_test", ["1", "0", "0", "1"], {"holdout": 4, "train": 4}),
     ("is_train", ["Y", "N", "N", "Y"], {"holdout": 4, "train": 4}),

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from carclf.dataset.detection.result import Layout
-from carclf.errors import ConfigError, DataError
+from carclf.errors import ConfigError
 
 NAMES = [f"{n}.jpg" for n in range(8)]
 IN_FOLDERS = [f"{['suv', 'van'][n % 2]}/{name}" for n, name in enumerate(NAMES)]
@@ -205,47 +205,49 @@ def test_a_class_column_may_have_a_name_that_contains_test(layout_of: Any) -> No
     assert layout.class_names == ("0", "1") and sources_of(layout) == {"train": 8}
 
 
-def lists_of(*names: str, every: int = 4) -> dict[str, str]:
-    """Return a list of images per name: the n-th image is in the list n % every, or in none."""
-    return {name: "".join(f"{path}\n" for n, path in enumerate(IN_FOLDERS) if n % every == number)
-            for number, name in enumerate(names)}
+def test_of_several_rows_of_an_image_test_counts(layout_of: Any) -> None:
+    rows = [f"{name},{'suv' if n % 2 else 'van'},{subset}\n" for n, name in enumerate(NAMES)
+            for subset in (["train", "test"][: 1 + n // 6])]
+    table = "file,label,split\n" + "".join(rows)
+    assert sources_of(layout_of([f"images/{name}" for name in NAMES], {"list.csv": table})) == {
+        "train": 6, "holdout": 2}
 
 
-@pytest.mark.parametrize("line", [str, lambda line: line.removesuffix(".jpg"), lambda line: f"{line} 3 1"])
-def test_text_files_with_the_names_of_subsets_list_their_images(layout_of: Any, line: Callable[[str], str]) -> None:
-    files = {name: "".join(f"{line(path)}\n" for path in text.split())
-             for name, text in lists_of("meta/train.txt", "meta/val.txt", "meta/test.txt").items()}
-    layout = layout_of([f"images/{path}" for path in IN_FOLDERS], files)
-    assert sources_of(layout) == {"train": 4, "val": 2, "holdout": 2}
-    assert not layout.findings
+def test_columns_of_several_splits_need_the_setting(layout_of: Any) -> None:
+    rows = [f"{name},{['train', 'val'][n % 2]},{['train', 'val'][n // 4]}" for n, name in enumerate(NAMES)]
+    tables = {"list.csv": "\n".join(["file,split_1,split_2", *rows])}
+    with pytest.raises(ConfigError, match=r"split_1 and split_2.*data\.subset_column"):
+        layout_of(IN_FOLDERS, tables)
+    assert sources_of(layout_of(IN_FOLDERS, tables, subset_column="split_2")) == {"train": 4, "val": 4}
 
 
-def test_text_files_without_images_are_no_lists(layout_of: Any) -> None:
-    layout = layout_of(IN_FOLDERS, {"train.txt": "Taken in 2019\nby hand\n", "test.txt": "", "notes.txt": "0.jpg\n"})
-    assert sources_of(layout) == {"train": 8}
-    assert not layout.findings
+@pytest.mark.parametrize("column", ["train", "test"])
+def test_a_lone_flag_called_like_a_subset_needs_the_setting(layout_of: Any, column: str) -> None:
+    tables = {"list.csv": table_of(column, ["0", "1"], label=True)}
+    with pytest.raises(ConfigError, match=rf"data\.subset_column to {column} or to none"):
+        layout_of(IN_FOLDERS, tables)
+    assert sources_of(layout_of(IN_FOLDERS, tables, subset_column="none")) == {"train": 8}
 
 
-def test_text_files_next_to_prefixes_of_names_list_their_images(layout_of: Any) -> None:
-    names = [f"{['suv', 'van'][n % 2]}_{n}" for n in range(8)]
-    lists = {"annotations/trainval.txt": "".join(f"{name} 1 1\n" for name in names[:6]),
-             "annotations/test.txt": "".join(f"{name} 1 1\n" for name in names[6:]),
-             "annotations/list.txt": "#Image CLASS\n" + "".join(f"{name} 1\n" for name in names)}
-    layout = layout_of([f"images/{name}.jpg" for name in names], lists)
-    assert sources_of(layout) == {"train": 6, "holdout": 2}
+def test_values_with_other_words_are_no_subsets(layout_of: Any) -> None:
+    tables = {"list.csv": table_of("scene", ["train hall", "test bench"])}
+    assert sources_of(layout_of(IN_FOLDERS, tables)) == {"train": 8}
 
 
-def test_lists_of_several_splits_are_reported_and_not_used(layout_of: Any) -> None:
-    lists = lists_of("train1.txt", "val1.txt", "val2.txt", "train2.txt", every=2)
-    lists |= {"val2.txt": lists["train1.txt"], "train2.txt": lists["val1.txt"]}
-    layout = layout_of(IN_FOLDERS, lists)
-    assert sources_of(layout) == {"train": 8}
-    (finding,) = layout.findings
-    assert (finding.kind, finding.path) == ("unused_subsets", "val1.txt")
-    assert not layout_of(IN_FOLDERS, lists, subset_column="none").findings
+@pytest.mark.parametrize(("name", "text"), [
+    ("test.csv", "file\n0.jpg\n8.jpg\n"), ("test.txt", "suv/0.jpg\nsuv/8.jpg\n"),
+    ("list.csv", "file,split\n0.jpg,test\n2.jpg,train\n9.jpg,test\n"),
+])
+def test_missing_images_of_a_subset_are_reported(layout_of: Any, name: str, text: str) -> None:
+    layout = layout_of(IN_FOLDERS, {name: text})
+    assert sources_of(layout) == {"train": 7, "holdout": 1}
+    assert [(finding.kind, finding.path) for finding in layout.findings] == [("unused_subsets", name)]
 
 
-def test_lists_that_may_have_the_labels_are_named(layout_of: Any) -> None:
-    lists = {"train.txt": "".join(f"{name} {n % 2}\n" for n, name in enumerate(NAMES))}
-    with pytest.raises(DataError, match=r"may be in train\.txt.*CSV"):
-        layout_of([f"images/{name}" for name in NAMES], lists)
+def test_an_id_does_not_name_an_image_in_another_folder(layout_of: Any) -> None:
+    images = [f"train/{folder}/{n}.jpg" for folder in ("suv", "van") for n in range(4)] + ["train/van/9.jpg"]
+    layout = layout_of(images, {"test.csv": "file\nsuv/1.jpg\nvan/2.jpg\nsuv/9.jpg\n"})
+    assert sources_of(layout) == {"train": 7, "holdout": 2}
+    layout = layout_of([], {"test.csv": "file\ntest/9.jpg\n"})
+    assert sources_of(layout) == {"train": 9}
+    assert [finding.kind for finding in layout.findings] == ["unmatched_label_table"]

@@ -131,3 +131,23 @@ def test_other_json_files_next_to_a_table_change_nothing(layout_of: Any, data: o
 def test_nested_fields_next_to_a_label_do_not_matter(layout_of: Any) -> None:
     data = [{"file": name, "label": CLASSES[n % 2], "attributes": {"color": 1}} for n, name in enumerate(NAMES)]
     assert layout_of(IMAGES, {"labels.json": json.dumps(data)}).class_names == ("suv", "van")
+
+
+def test_the_categories_of_coco_files_are_named_by_their_own_file(layout_of: Any) -> None:
+    def coco(names: list[str], numbers: range, first: int = 0) -> str:
+        ids = {name: first + index for index, name in enumerate(names)}
+        return json.dumps({
+            "images": [{"id": n, "file_name": f"{n}.jpg"} for n in numbers],
+            "categories": [{"id": ids[name], "name": name} for name in names],
+            "annotations": [{"image_id": n, "category_id": ids[["suv", "van"][n % 2]]} for n in numbers]})
+
+    images = [f"images/{n}.jpg" for n in range(8)]
+    for other in (coco(["van", "suv"], range(4, 8)), coco(["suv", "van"], range(4, 8), first=1)):
+        layout = layout_of(images, {"a.json": coco(["suv", "van"], range(4)), "b.json": other})
+        assert layout.class_names == ("suv", "van")
+        assert layout.images["label"].tolist() == ["suv", "van"] * 4
+    unrelated = json.dumps({
+        "images": [{"id": 1, "file_name": "none.jpg"}], "annotations": [{"image_id": 1, "category_id": 0}],
+        "categories": [{"id": 0, "name": "bus"}, {"id": 1, "name": "tram"}]})
+    layout = layout_of(images, {"a.json": coco(["suv", "van"], range(8)), "b.json": unrelated})
+    assert layout.class_names == ("suv", "van")

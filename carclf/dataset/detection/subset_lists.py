@@ -1,0 +1,103 @@
+"""Lists of the images of a subset: text files such as train.txt, and JSON files such as splits.json."""
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
+
+import pandas as pd
+
+from carclf.dataset.detection.files import Files, normalized
+from carclf.dataset.detection.subsets import role_of, roles_of
+from carclf.dataset.detection.tables import MAX_BYTES, Table, decode, image_names
+from carclf.dataset.layout import IMAGE_SUFFIXES
+
+MIN_DIGITS = 5  # of a number that is an id
+ID_COLUMN, LABEL_COLUMN, SUBSET_COLUMN = "1", "2", "split"
+_SUFFIXES = "|".join(re.escape(suffix) for suffix in IMAGE_SUFFIXES)
+_IMAGE = re.compile(rf"[\"']?(.+?(?:{_SUFFIXES}))(?=$|[\s,;|?\"'])", re.IGNORECASE)  # a path may have spaces
+_SEPARATORS = " \t,;|\"'"
+_SUBSET_FILE = re.compile("split|partition|subset")
+
+
+def read_lists(files: Files, json_files: Mapping[str, object], paths: Collection[str]) -> list[Table]:
+    """Return the lists with the name of a subset as tables of ids, with the text after them if there is one.
+
+    A line is the path, name or stem of an image, or starts with it. A text file such as train_test_split.txt has the
+    subset after the id. ``paths`` are those of the images.
+    """
+    texts = [path for path in files.others if _is_text_list(path)]
+    lists = {path: items for path, data in json_files.items() if (items := _read_json(path, data))}
+    if not texts and not lists:
+        return []
+    known, names = set(map(normalized, paths)), image_names(paths)
+    tables = [table for path in texts if (table := _to_table(path, _read_lines(files, path, names), known, names))]
+    for path, items in lists.items():
+        for role, ids in items.items():
+            if _are_images(ids, names):
+                tables.append(Table(path, pd.DataFrame({ID_COLUMN: ids}, dtype="object"), folder_role=role))
+    return tables
+
+
+def _is_text_list(path: str) -> bool:
+    stem = PurePosixPath(path).stem
+    return path.lower().endswith(".txt") and bool(role_of(stem) or _SUBSET_FILE.search(stem.lower()))
+
+
+def _read_lines(files: Files, path: str, names: Collection[str]) -> list[str]:
+    if (files.root / path).stat().st_size > MAX_BYTES:
+        return []
+    lines = map(str.strip, decode((files.root / path).read_bytes(), names)[0].splitlines())
+    return [line for line in lines if line and (not line.startswith("#") or _IMAGE.fullmatch(line))]
+
+
+def _to_table(path: str, lines: Sequence[str], known: Collection[str], names: Collection[str]) -> Table | None:
+    stem, folder = PurePosixPath(path).stem, PurePosixPath(path).parent
+    rows = [(line, "") for line in lines]
+    if not _are_images(lines, names) or any(map(_IMAGE.match, lines)):
+        rows = list(map(_split_line, lines))
+        # a small number at the start of a line may be anything, also if images are called 0.jpg and 1.jpg
+        ids = [image for image, _ in rows if not image.isdecimal() or len(image) >= MIN_DIGITS]
+        if not _are_images(ids, names, len(rows)):
+            return None
+    relative = [str(folder / normalized(image)) for image, _ in rows]
+    if sum(name in known for name in relative) > len(rows) / 2:
+        rows = [(name, label) for name, (_, label) in zip(relative, rows, strict=True)]
+    has_subsets = len(set(roles_of(stem))) != 1
+    has_labels = all(label for _, label in rows)
+    if has_subsets and not has_labels:
+        return None
+    columns = [ID_COLUMN, SUBSET_COLUMN if has_subsets else LABEL_COLUMN]
+    table = pd.DataFrame(rows, columns=columns, dtype="object")
+    return Table(path, table if has_labels else table[[ID_COLUMN]])
+
+
+def _split_line(line: str) -> tuple[str, str]:
+    """Return the id at the start of a line, and the word after it."""
+    match = _IMAGE.match(line)
+    image = match[1] if match else re.split(f"[{_SEPARATORS}]", line.strip(_SEPARATORS), maxsplit=1)[0]
+    rest = line[line.index(image) + len(image):].strip(_SEPARATORS)
+    return image, re.split(f"[{_SEPARATORS}]", rest, maxsplit=1)[0]
+
+
+def _are_images(ids: Sequence[str], names: Collection[str], num_lines: int = 0) -> bool:
+    """Return True if most of the lines have the name of an image, or of a file that is one by its extension."""
+    num_images = sum(bool(_IMAGE.fullmatch(image)) or normalized(image).rpartition("/")[2] in names for image in ids)
+    return num_images > (num_lines or len(ids)) / 2
+
+
+def _read_json(path: str, data: object) -> dict[str, list[str]]:
+    """Return the ids by the role of the subset: of a list in a file such as train.json, or an object of such lists."""
+    role = role_of(PurePosixPath(path).stem)
+    subsets = {role: data} if role else data if isinstance(data, dict) else {}
+    if not all(role_of(str(name)) for name in subsets):
+        return {}
+    lists = {role_of(str(name)): list(_ids(items)) for name, items in subsets.items() if isinstance(items, list)}
+    return {name: ids for name, ids in lists.items() if ids}
+
+
+def _ids(items: Sequence[object]) -> Iterator[str]:
+    """Yield texts, and the first item of lists such as ["cat/1.jpg", 0, "cat"]."""
+    for item in items:
+        first = item[0] if isinstance(item, list) and item else item
+        if isinstance(first, str):
+            yield first
