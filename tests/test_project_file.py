@@ -1,6 +1,7 @@
 """``carclf.toml``: defaults of the store, the recipe and the settings."""
 
 import importlib
+import json
 import os
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from typer.testing import CliRunner
 import carclf_airflow
 from carclf.cli.app import app
 from carclf.cli.options import load_settings
-from carclf.config import apply_project_file, write_project_file
+from carclf.config import apply_project_file, apply_recipe_file, write_project_file
 from carclf.errors import ConfigError, NotFoundError
 
 VARIABLES = ("CARCLF_STORE", "CARCLF_RECIPE", "CARCLF_SETTINGS", "CARCLF_PROJECT_FILE")
@@ -130,3 +131,49 @@ def test_init_writes_a_file_once(folder: Path, monkeypatch: pytest.MonkeyPatch) 
         write_project_file(Path("carclf.toml"), store="store", source="", recipe="cpu")
     with pytest.raises(ConfigError, match="Did you mean cpu"):
         write_project_file(Path("other.toml"), store="store", source="", recipe="cqu")
+
+
+RECIPE = 'base = "demo"\n[settings]\nfine_tune.epochs = 7\n"gate.threshold" = 0.5\n'
+
+
+def test_a_recipe_may_be_a_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "mine.toml").write_text(RECIPE)
+    assert apply_recipe_file(str(folder / "mine.toml")) == "demo"
+    config = load_settings("demo", ["gate.threshold=0.9"])
+    assert (config.fine_tune.epochs, config.gate.threshold, config.model.backbone) == (7, 0.9, "Tiny")
+    assert apply_recipe_file("cpu") == "cpu"
+
+
+def test_the_settings_of_the_project_file_precede_those_of_its_recipe(folder: Path) -> None:
+    (folder / "mine.toml").write_text(RECIPE)
+    (folder / "carclf.toml").write_text('recipe = "mine.toml"\n[settings]\nfine_tune.epochs = 3\n')
+    apply_project_file(folder / "photos")
+    assert os.environ["CARCLF_RECIPE"] == "demo"
+    config = load_settings("demo", [])
+    assert (config.fine_tune.epochs, config.gate.threshold) == (3, 0.5)
+
+
+@pytest.mark.parametrize(("content", "problem"), [
+    ('base = "dmo"\n', r"line 1: Unknown recipe 'dmo'\. Did you mean demo"),
+    ('[settings]\nseed = 1\n', r"line 1: the key base is missing"),
+    ('base = "demo"\nstore = "x"\n', r"line 2: unknown key 'store'"),
+    ('base = "demo"\n[settings]\nfine_tune.epoch = 1\n', r"line 3: .*Did you mean fine_tune\.epochs"),
+])
+def test_an_invalid_recipe_is_an_error_with_the_line(folder: Path, content: str, problem: str) -> None:
+    (folder / "mine.toml").write_text(content)
+    with pytest.raises(ConfigError, match=rf"mine\.toml, {problem}"):
+        apply_recipe_file(str(folder / "mine.toml"))
+    with pytest.raises(ConfigError, match=r"missing\.toml cannot be read.*Fix the recipe"):
+        apply_recipe_file(str(folder / "missing.toml"))
+
+
+def test_commands_read_a_recipe_from_a_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "mine.toml").write_text(RECIPE)
+    monkeypatch.chdir(folder)
+    shown = CliRunner().invoke(app, ["recipes", "mine.toml", "--json"])
+    (recipe,) = json.loads(shown.stdout)
+    assert (recipe["name"], recipe["settings"]["fine_tune.epochs"]) == ("mine.toml", 7)
+    assert recipe["settings"]["model.backbone"] == "Tiny"
+    result = CliRunner().invoke(app, ["doctor", "--recipe", "mine.toml", "--set", "fine_tune.epochs=0.5"])
+    assert result.exit_code == ConfigError.exit_status
+    assert "fine_tune.epochs=7" in os.environ["CARCLF_SETTINGS"]

@@ -8,7 +8,15 @@ from typing import Annotated, Any, Optional
 import typer
 
 from carclf.cli.completion import complete_override, complete_recipe, complete_run
-from carclf.config import RECIPES, Config, deployment_settings, load_config, load_policy, parse_override
+from carclf.config import (
+    RECIPES,
+    Config,
+    apply_recipe_file,
+    deployment_settings,
+    load_config,
+    load_policy,
+    parse_override,
+)
 from carclf.errors import ConfigError
 
 
@@ -19,8 +27,14 @@ def validate_parent_folder(path: Path | None) -> Path | None:
     return path
 
 
+def read_recipe(context: typer.Context, recipe: str) -> str:
+    """Return the recipe, or the base of a file with the settings of one."""
+    return recipe if context.resilient_parsing else apply_recipe_file(recipe)
+
+
 def allow_recipe(context: typer.Context, recipe: str) -> str:
     """Return the recipe. A default that the policy does not allow is replaced as in the trigger form."""
+    recipe = read_recipe(context, recipe)
     source = context.get_parameter_source("recipe")
     if source is None or source.name != "COMMANDLINE":
         with suppress(ConfigError):  # a policy that cannot be read: load_settings raises it
@@ -38,14 +52,15 @@ ResultOption = Annotated[
     Optional[Path],
     typer.Option("--result", help="Write the result as JSON to this file.", callback=validate_parent_folder),
 ]
+RECIPE_HELP = f"The recipe: {', '.join(RECIPES)}, or a file such as mine.toml."
 RecipeOption = Annotated[
-    str, typer.Option("--recipe", envvar="CARCLF_RECIPE", help=f"The recipe: {', '.join(RECIPES)}.",
+    str, typer.Option("--recipe", envvar="CARCLF_RECIPE", help=RECIPE_HELP, callback=read_recipe,
                       autocompletion=complete_recipe)
 ]
 # For commands that start no run.
 ReadingRecipeOption = Annotated[
-    str, typer.Option("--recipe", envvar="CARCLF_RECIPE", help=f"The recipe: {', '.join(RECIPES)}.",
-                      callback=allow_recipe, autocompletion=complete_recipe)
+    str, typer.Option("--recipe", envvar="CARCLF_RECIPE", help=RECIPE_HELP, callback=allow_recipe,
+                      autocompletion=complete_recipe)
 ]
 SetOption = Annotated[
     list[str], typer.Option("--set", help="Change a setting, as in fine_tune.epochs=3. Can be repeated.",

@@ -8,7 +8,16 @@ import typer
 from carclf.cli.completion import complete_recipe, complete_setting
 from carclf.cli.options import JsonOption
 from carclf.cli.tables import format_table
-from carclf.config import SettingDescription, describe_recipes, describe_settings, format_setting, iter_settings
+from carclf.config import (
+    RECIPE_SUFFIX,
+    RecipeDescription,
+    SettingDescription,
+    describe_recipes,
+    describe_settings,
+    format_setting,
+    iter_settings,
+    read_recipe_file,
+)
 
 
 def settings(
@@ -35,8 +44,14 @@ def recipes(
     ] = "",
     as_json: JsonOption = False,
 ) -> None:
-    """List the recipes, or show what a recipe sets and the defaults that it replaces."""
-    described = describe_recipes(name)
+    """List the recipes, or show what a recipe sets and the defaults that it replaces. NAME may be a file."""
+    if name.endswith(RECIPE_SUFFIX):
+        file = read_recipe_file(name)
+        (base,) = describe_recipes(file["base"])
+        settings = {**base["settings"], **file["settings"]}
+        described = [RecipeDescription(name=name, description=f"Your own, based on {base['name']}.", settings=settings)]
+    else:
+        described = describe_recipes(name)
     if as_json:
         print(json.dumps(described, indent=1))
         return

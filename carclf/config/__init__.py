@@ -34,7 +34,15 @@ from carclf.config.overrides import (
     require_weights,
 )
 from carclf.config.policy import POLICY_VARIABLE, Policy, load_config, load_policy, may_approve
-from carclf.config.project import PROJECT_FILE, PROJECT_VARIABLE, apply_project_file, write_project_file
+from carclf.config.project import (
+    PROJECT_FILE,
+    PROJECT_VARIABLE,
+    RECIPE_SUFFIX,
+    apply_project_file,
+    apply_recipe_file,
+    read_recipe_file,
+    write_project_file,
+)
 from carclf.config.recipes import RECIPES
 from carclf.config.settings import (
     AUTO,
@@ -57,11 +65,11 @@ from carclf.config.settings import (
 
 __all__ = [
     "AT_LEAST", "AT_MOST", "AUTO", "EXACTLY", "FAMILY_BY_BACKBONE", "GOVERNED", "HUB_NAME", "NAMED_WEIGHTS", "OFF",
-    "ON", "POLICY_VARIABLE", "PROJECT_FILE", "PROJECT_VARIABLE", "RECIPES", "RULES", "THRESHOLDS", "ZERO_IS_NO_LIMIT",
-    "Audit", "Augment", "Backbone", "Config", "Duplicates", "Evaluate", "Family", "FineTune", "Gate", "Head", "Model",
-    "NoneIfAuto", "Policy", "RecipeDescription", "SettingDescription", "Validation", "allowed_choices",
-    "apply_project_file", "build_config", "deployment_settings", "describe_limit", "describe_recipes",
-    "describe_settings", "flatten", "format_setting", "iter_settings", "load_config", "load_policy", "may_approve",
-    "parse_override", "require_recipe", "require_weights", "scaled_size", "setting_choices", "setting_limits",
-    "setting_type", "write_project_file",
+    "ON", "POLICY_VARIABLE", "PROJECT_FILE", "PROJECT_VARIABLE", "RECIPES", "RECIPE_SUFFIX", "RULES", "THRESHOLDS",
+    "ZERO_IS_NO_LIMIT", "Audit", "Augment", "Backbone", "Config", "Duplicates", "Evaluate", "Family", "FineTune",
+    "Gate", "Head", "Model", "NoneIfAuto", "Policy", "RecipeDescription", "SettingDescription", "Validation",
+    "allowed_choices", "apply_project_file", "apply_recipe_file", "build_config", "deployment_settings",
+    "describe_limit", "describe_recipes", "describe_settings", "flatten", "format_setting", "iter_settings",
+    "load_config", "load_policy", "may_approve", "parse_override", "read_recipe_file", "require_recipe",
+    "require_weights", "scaled_size", "setting_choices", "setting_limits", "setting_type", "write_project_file",
 ]

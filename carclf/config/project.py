@@ -1,4 +1,4 @@
-"""``carclf.toml``, the file of a project: its store, source, recipe and settings.
+"""``carclf.toml``, the file of a project: its store, source, recipe and settings. And recipes in files of your own.
 
 The values become the defaults of the variables CARCLF_STORE, CARCLF_RECIPE and CARCLF_SETTINGS, which the command line
 and Airflow read: what these variables or the command line give takes precedence.
@@ -9,7 +9,7 @@ import os
 import re
 import shlex
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from carclf.errors import ConfigError
 
 PROJECT_FILE = "carclf.toml"
 PROJECT_VARIABLE = "CARCLF_PROJECT_FILE"
+RECIPE_SUFFIX = ".toml"  # of a recipe that is a file
 KEYS = ("store", "source", "recipe", "settings")
-CHECKS: dict[str, Callable[[str], object]] = {"source": parse_source, "recipe": require_recipe}
+RECIPE_KEYS = ("base", "settings")
 TEMPLATE = """\
 # Every carclf command in this folder and below reads this file. The command line and the variables CARCLF_STORE,
 # CARCLF_RECIPE and CARCLF_SETTINGS take precedence.
@@ -34,7 +35,8 @@ store = {store}
 # file.
 {source_comment}source = {source}
 
-# `carclf recipes NAME` shows what a recipe sets.
+# `carclf recipes NAME` shows what a recipe sets. Your own recipe is a file, such as mine.toml, with the key base and
+# the table [settings].
 {recipes}
 recipe = {recipe}
 
@@ -54,12 +56,37 @@ def apply_project_file(folder: Path) -> None:
     if (path := _find_file(folder)) is None:
         return
     values = read_project_file(path)
-    for key, variable in (("store", "CARCLF_STORE"), ("recipe", "CARCLF_RECIPE")):
-        if key in values and not os.environ.get(variable):
-            os.environ[variable] = values[key]
-    if settings := values["settings"]:
-        texts = [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in settings.items()]
-        # the last value of a setting counts
+    _prepend(values["settings"])
+    if "store" in values and not os.environ.get("CARCLF_STORE"):
+        os.environ["CARCLF_STORE"] = values["store"]
+    if "recipe" in values and not os.environ.get("CARCLF_RECIPE"):
+        os.environ["CARCLF_RECIPE"] = apply_recipe_file(values["recipe"])
+
+
+def apply_recipe_file(recipe: str) -> str:
+    """Return the name of a recipe. Of a file, it is the base; the file's settings precede those of CARCLF_SETTINGS.
+
+    Raise ConfigError if the file cannot be read or is invalid.
+    """
+    if not recipe.endswith(RECIPE_SUFFIX):
+        return recipe
+    described = read_recipe_file(recipe)
+    _prepend(described["settings"])
+    return str(described["base"])
+
+
+def read_recipe_file(path: str) -> dict[str, Any]:
+    """Return the ``base`` of a recipe's file, and its ``settings`` by dotted name.
+
+    Raise ConfigError with the line if a key is unknown or a value has another type.
+    """
+    return _read(Path(path), _parse_recipe, "the recipe")
+
+
+def _prepend(settings: Mapping[str, Any]) -> None:
+    """Add settings to CARCLF_SETTINGS of this process; the last value of a setting counts."""
+    texts = [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in settings.items()]
+    if texts:
         os.environ["CARCLF_SETTINGS"] = f"{shlex.join(texts)} {os.environ.get('CARCLF_SETTINGS', '')}".strip()
 
 
@@ -82,16 +109,21 @@ def read_project_file(path: Path) -> dict[str, Any]:
 
     Raise ConfigError with the file and the line if a key is unknown or a value has another type.
     """
+    return _read(path, lambda tables: _parse(tables, path.absolute().parent), f"{PROJECT_VARIABLE}")
+
+
+def _read(path: Path, parse: Callable[[dict[str, Any]], dict[str, Any]], origin: str) -> dict[str, Any]:
+    """Return the parsed file; raise ConfigError that names the line, or where the path is from if it is missing."""
     try:
         text = path.read_text(encoding="utf-8-sig")
         tables = tomllib.loads(text)
     except OSError as error:
-        raise ConfigError(f"The project file {path} cannot be read: {error.strerror}. Fix {PROJECT_VARIABLE}, or "
-                          "restore the file.") from error
+        raise ConfigError(f"The file {path} cannot be read: {error.strerror}. Fix {origin}, or restore the "
+                          "file.") from error
     except ValueError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.") from error
     try:
-        return _parse(tables, path.absolute().parent)
+        return parse(tables)
     except _InvalidKeyError as error:
         raise ConfigError(f"{path}, line {_find_line(text, error.key)}: {error}") from error
 
@@ -123,14 +155,12 @@ class _InvalidKeyError(Exception):
 
 
 def _parse(tables: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    for key, value in tables.items():
-        _check_key(key, value)
-    settings = flatten(tables.get("settings", {}))
-    for name, value in settings.items():
-        _check_setting(name, value)
+    settings = _parse_settings(tables, KEYS, {"source": parse_source, "recipe": _check_recipe})
     values = {key: tables[key] for key in ("store", "recipe") if key in tables}
     if "store" in values:
         values["store"] = _absolute(values["store"], folder)
+    if str(values.get("recipe", "")).endswith(RECIPE_SUFFIX):
+        values["recipe"] = _absolute(values["recipe"], folder)
     if "source" in tables:
         source = tables["source"]
         is_path = parse_source(source).kind in ("folder", "file")
@@ -138,19 +168,44 @@ def _parse(tables: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return values | {"settings": settings}
 
 
-def _check_key(key: str, value: Any) -> None:
-    if key not in KEYS:
+def _parse_recipe(tables: Mapping[str, Any]) -> dict[str, Any]:
+    settings = _parse_settings(tables, RECIPE_KEYS, {"base": require_recipe})
+    if "base" not in tables:
+        raise _InvalidKeyError("base", "the key base is missing. Expected the recipe that the settings change, such as "
+                                       'base = "gpu".')
+    return {"base": tables["base"], "settings": settings}
+
+
+def _check_recipe(recipe: str) -> None:
+    if not recipe.endswith(RECIPE_SUFFIX):  # the command that uses a file reads it
+        require_recipe(recipe)
+
+
+def _parse_settings(
+    tables: Mapping[str, Any], keys: Sequence[str], checks: Mapping[str, Callable[[str], object]]
+) -> dict[str, Any]:
+    """Return the settings by dotted name; raise _InvalidKeyError if a key is unknown or a value is invalid."""
+    for key, value in tables.items():
+        _check_key(key, value, keys)
+        try:
+            if key in checks:
+                checks[key](str(value))
+        except (ConfigError, ValueError) as error:
+            raise _InvalidKeyError(key, str(error)) from error
+    settings = flatten(tables.get("settings", {}))
+    for name, value in settings.items():
+        _check_setting(name, value)
+    return settings
+
+
+def _check_key(key: str, value: Any, keys: Sequence[str]) -> None:
+    if key not in keys:
         is_setting = key in {name.partition(".")[0] for name, _ in iter_settings()}
-        similar = get_close_matches(key, KEYS, n=1)
+        similar = get_close_matches(key, keys, n=1)
         hint = " Move it to the table [settings]." if is_setting else f" Did you mean {similar[0]}?" if similar else ""
-        raise _InvalidKeyError(key, f"unknown key {key!r}. Expected {', '.join(KEYS)}.{hint}")
+        raise _InvalidKeyError(key, f"unknown key {key!r}. Expected {', '.join(keys)}.{hint}")
     if not isinstance(value, dict if key == "settings" else str):
         raise _InvalidKeyError(key, f"{key} must be a {'table' if key == 'settings' else 'text'}, not {value!r}.")
-    try:
-        if key in CHECKS:
-            CHECKS[key](str(value))
-    except (ConfigError, ValueError) as error:
-        raise _InvalidKeyError(key, str(error)) from error
 
 
 def _check_setting(name: str, value: Any) -> None:
