@@ -32,7 +32,7 @@ def test_no_starting_point_needs_more_than_the_source() -> None:
     assert all(re.findall(r"--set (\S+?)=", run) == ["data.source"] for run in runs)
 
 
-@pytest.mark.acceptance
+@pytest.mark.trainings
 @pytest.mark.timeout(900)
 def test_the_starting_points_print_what_the_page_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:/usr/bin:/bin")

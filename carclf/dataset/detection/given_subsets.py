@@ -1,7 +1,7 @@
 """Which subset each labeled image belongs to: by its folder, and by tables' names and columns such as split."""
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -25,6 +25,7 @@ _NUMBERED = {"split", "splits", "data_split", "subset", "partition"}
 _COLUMNS = _NUMBERED | {"phase", "usage", "set", "dataset"}
 _FLAG_COLUMN = re.compile("((is|in)_?)?(train|training|val|valid|validation|test|testing)"
                           "(_?(image|img|sample|set))?")
+_LONE_WORDS = {"train", "training", "val", "validation", "test", "testing"}
 _MAX_SUBSETS = 10
 # What a name of a subset may contain besides train, val or test.
 _OTHER_WORDS = {"data", "dataset", "file", "files", "id", "ids", "image", "images", "img", "imgs", "list", "name",
@@ -116,9 +117,10 @@ def find_subsets(
     subset_tables = [*(table for table, *_ in columns), *(table for table, _ in named)]
     missing = [_missing_finding(table) for table in subset_tables
                if table.match.missing and table.path not in {path for path, _ in label_columns}]
-    used = {*(path for path, _ in label_columns), *(table.path for table, *_ in columns),
-            *(table.path for table, _ in named)}
-    overlaps = [] if setting == "none" else _find_overlaps(labeled, joined, used)
+    used = {path for path, _ in label_columns} | {table.path for table, *_ in columns}
+    named_ids = {id(table) for table, _ in named}
+    unused = [table for table in joined if table.path not in used and id(table) not in named_ids]
+    overlaps = [] if setting == "none" else _find_overlaps(unused, _train_lists(labeled, joined), labeled)
     findings = [*_find_numbers(joined, label_columns, setting), *overlaps, *missing]
     return Subsets(sources, unlabeled, detections, findings)
 
@@ -182,12 +184,13 @@ def _train_lists(labeled: pd.DataFrame, joined: Sequence[Joined]) -> dict[str, s
     return {path: listed for path, listed in lists.items() if "trainval" not in path.lower()} or lists
 
 
-def _find_overlaps(labeled: pd.DataFrame, joined: Sequence[Joined], used: Collection[str]) -> list[Finding]:
+def _find_overlaps(
+    unused: Sequence[Joined], train: Mapping[str, set[int]], labeled: pd.DataFrame
+) -> list[Finding]:
     """Return a finding if unused tables such as test2.csv list images of a table such as train1.csv too."""
-    rows = {table.path: set(table.match.rows.values()) for table in joined}
-    overlaps = {table.path: path for table in joined for path, listed in _train_lists(labeled, joined).items()
-                if table.path not in used and table.table.role in ("val", "test")
-                and not rows[table.path] >= set(labeled.index) and not listed.isdisjoint(rows[table.path])}
+    lists = {table.path: set(table.match.rows.values()) for table in unused if table.table.role in ("val", "test")}
+    overlaps = {other: path for other, rows in lists.items() for path, listed in train.items()
+                if not rows >= set(labeled.index) and not listed.isdisjoint(rows)}
     if not overlaps:
         return []
     first, path = next(iter(overlaps.items()))
@@ -201,17 +204,19 @@ def _columns(
 ) -> Iterator[tuple[Joined, str, "pd.Series[str]"]]:
     """Yield the tables and columns that are about subsets, and the roles of their images.
 
-    Raise ConfigError for the columns of several splits, such as split_1 and split_2.
+    Raise ConfigError for columns of different splits, such as split_1 and split_2.
     """
-    columns_by_name: dict[tuple[str, str], str] = {}
+    splits: dict[str, tuple[str, pd.Series[str]]] = {}
     for table, column in _other_columns(joined, label_columns, setting):
         if role_by_value := _column_roles(table, column, setting):
-            other = columns_by_name.setdefault((table.path, re.sub("[0-9]+", "0", column)), column)
-            if other != column:
-                raise ConfigError(f"{table.path}: the columns {other} and {column} are several splits. Set "
-                                  "data.subset_column to one of them, or to none.")
             _require_distinct(table, f"the column {column}")
-            yield table, column, _last_role(table.values(column).str.strip().map(role_by_value))
+            roles = _last_role(table.values(column).str.strip().map(role_by_value))
+            other, first = (column, roles) if is_called_like_flag(column) else splits.setdefault(
+                table.path, (column, roles))
+            if not first.equals(roles):
+                raise ConfigError(f"{table.path}: the columns {other} and {column} are different splits. Set "
+                                  "data.subset_column to one of them, or to none.")
+            yield table, column, roles
 
 
 def _other_columns(
@@ -244,7 +249,7 @@ def _find_numbers(
 def _is_lone_word(table: Joined, column: str, values: Collection[str]) -> bool:
     """Return True for flags in a column that is called train or test, without another column of flags of a subset."""
     others = [name for name in table.table.rows.columns if name != column and is_called_like_flag(name)]
-    return bool(role_of(column)) and column.isalpha() and not others and bool(_read_flags(column, values))
+    return column.lower() in _LONE_WORDS and not others and bool(_read_flags(column, values))
 
 
 def _column_roles(table: Joined, column: str, setting: str) -> dict[str, str]:

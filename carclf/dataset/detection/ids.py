@@ -12,7 +12,6 @@ import pandas as pd
 from carclf.config.settings import Data
 from carclf.dataset.detection.files import image_stem, normalized
 from carclf.dataset.detection.result import class_name
-from carclf.dataset.detection.subsets import role_of
 from carclf.dataset.detection.tables import Table
 from carclf.dataset.layout import match_ids
 from carclf.formatting import format_count
@@ -86,19 +85,23 @@ class ImageNames:
         return best
 
     def _without_other_folders(self, match: Match) -> Match:
-        """Return the match without ids such as dog/1.jpg for the image cat/1.jpg, whose own image is missing."""
-        wrong = {image_id for image_id, row in match.rows.items() if self._is_in_other_folder(image_id, row)}
-        return replace(match, rows={image_id: row for image_id, row in match.rows.items() if image_id not in wrong},
-                       missing=(*match.missing, *wrong)) if wrong else match
+        """Return the match without ids such as dog/1.jpg for the image cat/1.jpg, whose own image is missing.
+
+        If all images have different names, the image may have been moved.
+        """
+        if not self._has_repeated_names:
+            return match
+        wrong = [image_id for image_id, row in match.rows.items() if self._is_in_other_folder(image_id, row)]
+        rows = {image_id: match.rows[image_id] for image_id in match.rows.keys() - wrong} if wrong else match.rows
+        return replace(match, rows=rows, missing=(*match.missing, *wrong))
 
     def _is_in_other_folder(self, image_id: str, row: int) -> bool:
-        """Return True if the id's folder has other images, or is another subset, such as test for train/cat/1.jpg."""
         *folders, _ = normalized(image_id).casefold().split("/")
-        actual = self._folders[row]
-        if not folders or (folder := folders[-1]) in actual:
-            return False
-        roles = set(map(role_of, actual)) - {""}
-        return folder in self._folder_names or bool(role_of(folder) and roles and role_of(folder) not in roles)
+        return bool(folders) and folders[-1] not in self._folders[row] and folders[-1] in self._folder_names
+
+    @cached_property
+    def _has_repeated_names(self) -> bool:
+        return len({path.rpartition("/")[2] for path, _ in self._paths}) < len(self._paths)
 
     @cached_property
     def _folders(self) -> dict[int, list[str]]:

@@ -12,7 +12,7 @@ from carclf.dataset.detection.subset_lists import ID_COLUMN, LABEL_COLUMN
 from carclf.dataset.detection.tables import Table
 from carclf.dataset.findings import Finding, describe_missing_images, format_labels
 from carclf.errors import ConfigError, DataError
-from carclf.formatting import format_count
+from carclf.formatting import format_count, format_list
 
 
 def compare(
@@ -63,24 +63,25 @@ def find_unused_lists(lists: Sequence[Table], joined: Sequence[Joined], *, has_s
 
 
 def check_lists(joined: Sequence[Joined], labels: "pd.Series[str]", *, are_prefixes: bool) -> list[Finding]:
-    """Return the lists of subsets that may have other classes than the ``labels``.
+    """Return a finding about the lists of subsets that may have other classes than the ``labels``.
 
     Raises ConfigError if the labels are prefixes of names: nothing else supports these.
     """
-    findings = []
+    others = {}
     for table in joined:
         values = table.first_values(LABEL_COLUMN) if LABEL_COLUMN in table.table.rows else pd.Series(dtype="object")
         values = values.loc[values.index.intersection(labels.index)]
         are_classes = values.nunique() > 1 and values.value_counts().min() > 1
-        if not are_classes or are_same_classes(labels[values.index], values):
-            continue
-        text = (f"{table.path} may have the labels, such as {values.max()}, which are not the "
-                f"{'prefixes of names' if are_prefixes else 'class folders'}, such as {labels.max()}. If it has them, "
-                "convert it to a CSV table with a column of file names and one of classes")
-        if are_prefixes:
-            raise ConfigError(f"{text}. Otherwise, set data.label_source to file_names.")
-        findings.append(Finding("unmatched_label_table", table.path, f"{text}, and set data.label_table to it."))
-    return findings
+        if are_classes and not are_same_classes(labels[values.index], values):
+            others[table.path] = values.max()
+    if not others:
+        return []
+    path, label = next(iter(others.items()))
+    text = (f"{format_list(others)} may have the labels, such as {label}, which are not the classes, such as "
+            f"{labels.max()}. If so, convert them to a CSV table with a column of file names and one of classes")
+    if are_prefixes:
+        raise ConfigError(f"{text}. Otherwise, set data.label_source to file_names.")
+    return [Finding("unmatched_label_table", path, f"{text}, and set data.label_table to it.")]
 
 
 def find_missing(table: TableLabels, max_missing: float) -> list[Finding]:

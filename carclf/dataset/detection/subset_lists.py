@@ -55,20 +55,25 @@ def _to_table(path: str, lines: Sequence[str], known: Collection[str], names: Co
     rows = [(line, "") for line in lines]
     if not _are_images(lines, names) or any(map(_IMAGE.match, lines)):
         rows = list(map(_split_line, lines))
-        # a small number at the start of a line may be anything, also if images are called 0.jpg and 1.jpg
-        ids = [image for image, _ in rows if not image.isdecimal() or len(image) >= MIN_DIGITS]
-        if not _are_images(ids, names, len(rows)):
+        if not _are_images([image for image, _ in rows if _may_be_id(image)], names, len(rows)):
             return None
+    if not _are_images([rows[0][0]], names):
+        rows = rows[1:]  # a header
     relative = [str(folder / normalized(image)) for image, _ in rows]
     if sum(name in known for name in relative) > len(rows) / 2:
         rows = [(name, label) for name, (_, label) in zip(relative, rows, strict=True)]
-    has_subsets = len(set(roles_of(stem))) != 1
+    has_subsets = len(set(roles_of(stem))) != 1 or "partition" in stem.lower()
     has_labels = all(label for _, label in rows)
     if has_subsets and not has_labels:
         return None
     columns = [ID_COLUMN, SUBSET_COLUMN if has_subsets else LABEL_COLUMN]
     table = pd.DataFrame(rows, columns=columns, dtype="object")
     return Table(path, table if has_labels else table[[ID_COLUMN]])
+
+
+def _may_be_id(word: str) -> bool:
+    """Return False for a small number: at the start of a line, it may be anything, also next to 0.jpg and 1.jpg."""
+    return not word.isdecimal() or len(word) >= MIN_DIGITS or (len(word) > 1 and word[0] == "0")
 
 
 def _split_line(line: str) -> tuple[str, str]:
@@ -89,15 +94,16 @@ def _read_json(path: str, data: object) -> dict[str, list[str]]:
     """Return the ids by the role of the subset: of a list in a file such as train.json, or an object of such lists."""
     role = role_of(PurePosixPath(path).stem)
     subsets = {role: data} if role else data if isinstance(data, dict) else {}
-    if not all(role_of(str(name)) for name in subsets):
+    lists = {name: list(_ids(items)) for name, items in subsets.items() if isinstance(items, list)}
+    if not all(map(role_of, lists)):
         return {}
-    lists = {role_of(str(name)): list(_ids(items)) for name, items in subsets.items() if isinstance(items, list)}
-    return {name: ids for name, ids in lists.items() if ids}
+    # trainval first: train replaces it
+    return {role_of(name): lists[name] for name in sorted(lists, key=lambda name: name != "trainval") if lists[name]}
 
 
 def _ids(items: Sequence[object]) -> Iterator[str]:
-    """Yield texts, and the first item of lists such as ["cat/1.jpg", 0, "cat"]."""
+    """Yield texts, and the first text of lists such as ["cat/1.jpg", 0, "cat"] and of objects."""
     for item in items:
-        first = item[0] if isinstance(item, list) and item else item
-        if isinstance(first, str):
-            yield first
+        values = item.values() if isinstance(item, dict) else item if isinstance(item, list) else [item]
+        if texts := [value for value in values if isinstance(value, str)]:
+            yield texts[0]

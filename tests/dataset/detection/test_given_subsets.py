@@ -213,12 +213,16 @@ def test_of_several_rows_of_an_image_test_counts(layout_of: Any) -> None:
         "train": 6, "holdout": 2}
 
 
-def test_columns_of_several_splits_need_the_setting(layout_of: Any) -> None:
+@pytest.mark.parametrize(("first", "second"), [("split_1", "split_2"), ("random_split", "patient_split")])
+def test_columns_of_different_splits_need_the_setting(layout_of: Any, first: str, second: str) -> None:
     rows = [f"{name},{['train', 'val'][n % 2]},{['train', 'val'][n // 4]}" for n, name in enumerate(NAMES)]
-    tables = {"list.csv": "\n".join(["file,split_1,split_2", *rows])}
-    with pytest.raises(ConfigError, match=r"split_1 and split_2.*data\.subset_column"):
+    tables = {"list.csv": "\n".join([f"file,{first},{second}", *rows])}
+    with pytest.raises(ConfigError, match=rf"{first} and {second}.*data\.subset_column"):
         layout_of(IN_FOLDERS, tables)
-    assert sources_of(layout_of(IN_FOLDERS, tables, subset_column="split_2")) == {"train": 4, "val": 4}
+    assert sources_of(layout_of(IN_FOLDERS, tables, subset_column=second)) == {"train": 4, "val": 4}
+    rows = [f"{name},{['train', 'val'][n % 2]},{['training', 'valid'][n % 2]}" for n, name in enumerate(NAMES)]
+    tables = {"list.csv": "\n".join([f"file,{first},{second}", *rows])}
+    assert sources_of(layout_of(IN_FOLDERS, tables)) == {"train": 4, "val": 4}
 
 
 @pytest.mark.parametrize("column", ["train", "test"])
@@ -248,6 +252,17 @@ def test_an_id_does_not_name_an_image_in_another_folder(layout_of: Any) -> None:
     images = [f"train/{folder}/{n}.jpg" for folder in ("suv", "van") for n in range(4)] + ["train/van/9.jpg"]
     layout = layout_of(images, {"test.csv": "file\nsuv/1.jpg\nvan/2.jpg\nsuv/9.jpg\n"})
     assert sources_of(layout) == {"train": 7, "holdout": 2}
-    layout = layout_of([], {"test.csv": "file\ntest/9.jpg\n"})
-    assert sources_of(layout) == {"train": 9}
-    assert [finding.kind for finding in layout.findings] == ["unmatched_label_table"]
+
+
+def test_an_image_with_a_name_of_its_own_may_have_been_moved(layout_of: Any) -> None:
+    rows = "".join(f"train/{name},{'suv' if n % 2 else 'van'},p{n // 2}\n" for n, name in enumerate(NAMES))
+    images = [f"{'val' if n > 5 else 'train'}/{name}" for n, name in enumerate(NAMES)]
+    layout = layout_of(images, {"labels.csv": f"path,label,patient\n{rows}"})
+    assert sources_of(layout) == {"train": 6, "val": 2}
+    assert layout.images["group"].nunique() == 4
+    assert not layout.findings
+
+
+@pytest.mark.parametrize("column", ["isTrain", "IsTrain", "TrainSet"])
+def test_flags_in_camel_case_are_subsets(layout_of: Any, column: str) -> None:
+    assert sources_of(layout_of(IN_FOLDERS, {"list.csv": table_of(column, ["1", "0"])})) == {"train": 4, "holdout": 4}

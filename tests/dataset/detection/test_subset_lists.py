@@ -77,6 +77,32 @@ def test_json_files_may_list_the_images_of_each_subset(layout_of: Any, name: str
     assert sources_of(layout_of(IN_FOLDERS, {name: json.dumps(data)})) == {"train": 5, "val": 1, "holdout": 2}
 
 
+def test_a_json_file_may_have_other_keys_and_trainval(layout_of: Any) -> None:
+    lists = {"seed": 1, "train": IN_FOLDERS[:5], "val": IN_FOLDERS[5:6], "trainval": IN_FOLDERS[:6]}
+    records = [{"image": path, "label": 0} for path in IN_FOLDERS[6:]]
+    layout = layout_of(IN_FOLDERS, {"splits.json": json.dumps(lists | {"test": records})})
+    assert sources_of(layout) == {"train": 5, "val": 1, "holdout": 2}
+    leaked = json.dumps({"train": IN_FOLDERS[:7], "val": IN_FOLDERS[5:6], "test": IN_FOLDERS[6:]})
+    layout = layout_of(IN_FOLDERS, {"splits.json": leaked})
+    assert [finding.kind for finding in layout.findings] == ["unused_subsets"]
+
+
+def test_a_partition_has_the_subset_and_never_the_labels(layout_of: Any) -> None:
+    words = "".join(f"{path} {['train', 'val'][n // 6]}\n" for n, path in enumerate(IN_FOLDERS))
+    layout = layout_of(IN_FOLDERS, {"list_eval_partition.txt": f"file partition\n{words}"})
+    assert sources_of(layout) == {"train": 6, "val": 2}
+    assert not layout.findings
+    numbers = "".join(f"{path} {n // 4}\n" for n, path in enumerate(IN_FOLDERS))
+    layout = layout_of(IN_FOLDERS, {"list_eval_partition.txt": numbers})
+    assert [finding.kind for finding in layout.findings] == ["unused_subsets"]
+
+
+def test_a_padded_number_before_a_label_is_an_id(layout_of: Any) -> None:
+    images = [f"{['suv', 'van'][n % 2]}/{n:03}.jpg" for n in range(8)]
+    layout = layout_of(images, {"test.txt": "006 suv\n007 van\n"})
+    assert sources_of(layout) == {"train": 6, "holdout": 2}
+
+
 def test_listed_images_without_labels_are_the_test_set(layout_of: Any) -> None:
     names = [f"images/{name}" for name in NAMES]
     labels = "file,label\n" + "".join(f"{name},{['suv', 'van'][n % 2]}\n" for n, name in enumerate(NAMES[:6]))
