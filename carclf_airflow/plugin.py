@@ -1,4 +1,4 @@
-"""The pages "Car classifier" inside Airflow's UI: in the navigation, as a tab of the DAG run, as a link of each task.
+"""The pages "Car runs" inside Airflow's UI: in the navigation, as a tab of the DAG run, as a link of each task.
 
 Airflow finds the plugin by the entry point ``airflow.plugins`` and imports it in each of its processes. So this module
 imports nothing heavy; the first request imports ``routes``, and only the api-server gets requests.
@@ -13,7 +13,7 @@ from airflow.sdk import BaseOperatorLink
 
 from carclf_airflow.ids import EXPERIMENTS_DAG, RETRAIN_DAG
 
-NAME = "Car classifier"
+NAME = "Car runs"  # a longer label is cut off in the navigation
 ROUTE = "car-classifier"  # of the page in Airflow's UI: /plugin/car-classifier
 URL_PREFIX = "/carclf"  # of the app's routes
 # The section of the report for each task; the other tasks link to the stages.

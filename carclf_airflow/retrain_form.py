@@ -33,7 +33,7 @@ from carclf_airflow.deployment import deployment_recipe
 
 # Not in the form: the sensor determines how long and how often score polls (CARCLF_POKE_INTERVAL_SECONDS).
 EXCLUDED_SECTION = "score."
-# In the first section, which is open; the others are folded.
+# Without a section: Airflow shows these fields first, in a section that is open. The others are folded.
 COMMON_SETTINGS = ("data.source", "seed", "gate.approval", "submit.enabled", "force")
 TYPES = {int: "integer", float: "number", str: "string"}
 EMPTY_CHOICE = "as in the recipe"
@@ -51,7 +51,7 @@ def form_params() -> dict[str, Param]:
     settings = {name: field for name, field in iter_settings() if not name.startswith(EXCLUDED_SECTION)}
     names = [*COMMON_SETTINGS, *(name for name in settings if name not in COMMON_SETTINGS)]
     description = "A named set of settings. The fields below override single settings."
-    form = {"recipe": recipe_param(policy, title="Recipe", section="Common", description=description)}
+    form = {"recipe": recipe_param(policy, title="Recipe", description=description)}
     return checked_at_trigger(form | {name: _param(name, settings[name], defaults, policy) for name in names})
 
 
@@ -87,14 +87,14 @@ def limited(**limits: Any) -> dict[str, Any]:
 
 def _param(name: str, field: FieldInfo, defaults: dict[str, dict[str, Any]], policy: Policy) -> Param:
     section, _, title = name.rpartition(".")
+    options = _restricted(name, _schema(field), policy)
     if name in COMMON_SETTINGS:
         title = title.replace("enabled", section)  # "Enabled" needs the name of its section
-        section = "common"
+    else:
+        options["section"] = section.replace("_", " ").capitalize()
     parts = [field.description, _describe_defaults(name, defaults), _describe_policy(name, policy)]
-    return Param(
-        None, section=section.replace("_", " ").capitalize(), title=title.replace("_", " ").capitalize(),
-        description=" ".join(part for part in parts if part), **_restricted(name, _schema(field), policy),
-    )
+    description = " ".join(part for part in parts if part)
+    return Param(None, title=title.replace("_", " ").capitalize(), description=description, **options)
 
 
 def _describe_policy(name: str, policy: Policy) -> str:

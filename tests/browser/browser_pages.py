@@ -15,7 +15,7 @@ from playwright.sync_api import BrowserContext, ConsoleMessage, FrameLocator, Pa
 
 RUN_TIMEOUT = 600  # seconds for a demo run on a busy machine
 TIMEOUT_MS = 120_000  # for a page on a busy machine
-RUNS_PLUGIN, REPORT_PLUGIN = "Car classifier", "Report"  # titles of the frames
+RUNS_PLUGIN, REPORT_PLUGIN = "Car runs", "Report"  # titles of the frames
 
 
 @dataclass

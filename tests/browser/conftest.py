@@ -88,7 +88,7 @@ def login(airflow: RunningAirflow, browser: Browser) -> dict[str, object]:
     page.fill("input[name=username]", "admin")
     page.fill("input[name=password]", airflow.password)
     page.click("button[type=submit]")
-    page.get_by_text("Car classifier").first.wait_for()
+    page.get_by_text("Car runs").first.wait_for()
     return dict(page.context.storage_state())
 
 

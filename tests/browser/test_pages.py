@@ -46,7 +46,7 @@ def test_the_navigation_leads_to_the_champion_the_timeline_and_the_runs(
     airflow: RunningAirflow, viewer: PageViewer, screenshots: Path
 ) -> None:
     viewer.page.goto(airflow.url)
-    viewer.page.get_by_text("Car classifier", exact=True).first.wait_for()
+    viewer.page.get_by_text("Car runs", exact=True).first.wait_for()
     viewer.page.locator("a[href$='/plugin/car-classifier']").click()
     frame = viewer.page.frame_locator(f"iframe[title='{RUNS_PLUGIN}']")
     frame.locator("#runs-table tbody tr").nth(1).wait_for()

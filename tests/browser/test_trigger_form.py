@@ -62,6 +62,7 @@ def test_the_form_shows_what_is_not_set_and_keeps_a_number_that_is_out_of_range(
     page.goto(f"{airflow.url}/dags/car_retrain")
     page.get_by_role("button", name="Trigger").first.click()
     form = page.get_by_role("dialog").filter(has_text="Trigger Dag - car_retrain")
+    form.get_by_text("A named set of settings").locator("visible=true").wait_for()  # this section is open
     for section in ("Audit", "Head"):
         form.get_by_role("button", name=section, exact=True).click()
     form.get_by_text("as in the recipe").locator("visible=true").first.wait_for()

@@ -124,7 +124,7 @@ def test_the_form_has_each_setting_with_its_type_limits_and_description(describe
     common = {name: params[name]["title"] for name in list(params)[:6]}
     assert common == {"recipe": "Recipe", "data.source": "Source", "seed": "Seed", "gate.approval": "Approval",
                       "submit.enabled": "Submit", "force": "Force"}
-    assert {name for name in params if params[name]["section"] == "Common"} == set(common)
+    assert {name for name in params if "section" not in params[name]} == set(common)
     epochs = params["fine_tune.epochs"]
     assert (epochs["type"], epochs["allOf"]) == (["integer", "null"], [{"minimum": 0, "maximum": 500}])
     assert epochs["section"] == "Fine tune"

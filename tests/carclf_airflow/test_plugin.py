@@ -29,9 +29,9 @@ def test_airflow_loads_the_plugin_by_its_entry_point_and_imports_no_page(tmp_pat
     assert plugin["errors"] == {}
     assert plugin["imported"] == []
     assert "carclf_airflow.plugin:CarclfPlugin" in plugin["source"]
-    assert [(app["url_prefix"], app["name"]) for app in plugin["apps"]] == [("/carclf", "Car classifier")]
+    assert [(app["url_prefix"], app["name"]) for app in plugin["apps"]] == [("/carclf", "Car runs")]
     assert [(view["name"], view["destination"], view["href"]) for view in plugin["views"]] == [
-        ("Car classifier", "nav", "/airflow/carclf/"),
+        ("Car runs", "nav", "/airflow/carclf/"),
         ("Report", "dag_run", "/airflow/carclf/dag-run?dag_id={DAG_ID}&run_id={RUN_ID}")]
     run = "manual__2026-11-25T06%3A54%3A51%2B00%3A00"
     page = f"/airflow/plugin/car-classifier/carclf/dag-run?dag_id=car_retrain&run_id={run}"

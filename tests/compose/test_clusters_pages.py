@@ -1,4 +1,4 @@
-"""The pages "Car classifier" in the cluster."""
+"""The pages "Car runs" in the cluster."""
 
 import pytest
 import requests
@@ -27,4 +27,4 @@ def test_the_pages_require_a_login(cluster: Cluster, finished_run: str) -> None:
 def test_the_images_contain_the_plugin_as_an_entry_point(cluster: Cluster) -> None:
     (plugin,) = cluster.call("GET", "plugins")["plugins"]
     assert (plugin["name"], [view["name"] for view in plugin["external_views"]]) == (
-        "carclf", ["Car classifier", "Report"])
+        "carclf", ["Car runs", "Report"])
