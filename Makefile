@@ -38,9 +38,10 @@ test-compose: .venv/.dev ## test the Compose cluster with stand-ins for the regi
 	$(BIN)/pytest -q -m compose tests/compose
 
 acceptance: .venv/.dev ## run the demo like a user: to the end, interrupted, and again
-	$(BIN)/pytest -q -m "acceptance and not dags" -n 2 --dist loadfile
+	$(BIN)/pytest -q -m "acceptance and not dags" -n 2 --dist loadfile --ignore tests/demo/test_gallery.py
+	$(BIN)/pytest -q -m acceptance -n 2 tests/demo/test_gallery.py
 
-test-trainings: .venv/.dev ## train experiments, and the backbones and layouts of data that make acceptance leaves out; train on JAX
+test-trainings: .venv/.dev ## train experiments, starting points, and the backbones that make acceptance leaves out; train on JAX
 	$(BIN)/pytest -q -m trainings -n 2
 	KERAS_BACKEND=jax $(BIN)/pytest -q -m integration tests/training/test_trainer.py
 

@@ -1,4 +1,4 @@
-"""The gallery: each entry is rendered alike, detected as expected, trained, submitted and scored."""
+"""The gallery: each entry is rendered alike, detected as expected, and (acceptance) trained, submitted and scored."""
 
 import json
 from collections.abc import Callable
@@ -31,7 +31,6 @@ ROOT = Path(__file__).parents[2]
 READABLE = {name: entry for name, entry in ENTRIES.items() if isinstance(entry.expected, Expected)}
 REJECTED = {name: entry for name, entry in ENTRIES.items() if isinstance(entry.expected, Rejection)}
 SCORED = [name for name, entry in READABLE.items() if entry.kind == "competition"]
-IN_ACCEPTANCE = ("patients", "two-samples", "coco", "three-subsets", "my-cars", "frames")  # of different kinds
 MIN_ACCURACY = 0.7  # of the training below, on validation images; guessing gives 0.2 to 0.5
 TRAINED = ("download", "validate", "split", "train_head", "fine_tune", "evaluate", "promote", "submit")
 TRAINING = {
@@ -162,9 +161,8 @@ def test_a_holdout_makes_any_layout_a_competition(name: str, tmp_path: Path, mon
     assert (layout.submission.kind if layout.submission else "", layout.metric) == (held.kind, held.metric)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=getattr(pytest.mark, "acceptance" if name in IN_ACCEPTANCE else "trainings"))
-             for name in READABLE])
+@pytest.mark.acceptance
+@pytest.mark.parametrize("name", READABLE)
 def test_an_entry_is_trained_submitted_and_scored(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
 ) -> None:
