@@ -206,16 +206,18 @@ def _columns(
 
     Raise ConfigError for columns of different splits, such as split_1 and split_2.
     """
-    splits: dict[str, tuple[str, pd.Series[str]]] = {}
+    first: tuple[str, pd.Series[str]] | None = None  # column that is not a flag, and its roles
     for table, column in _other_columns(joined, label_columns, setting):
         if role_by_value := _column_roles(table, column, setting):
             _require_distinct(table, f"the column {column}")
             roles = _last_role(table.values(column).str.strip().map(role_by_value))
-            other, first = (column, roles) if is_called_like_flag(column) else splits.setdefault(
-                table.path, (column, roles))
-            if not first.equals(roles):
-                raise ConfigError(f"{table.path}: the columns {other} and {column} are different splits. Set "
-                                  "data.subset_column to one of them, or to none.")
+            if not is_called_like_flag(column):
+                name = f"{column} of {table.path}"
+                other, roles_of_other = first = first or (name, roles)
+                both = roles.index.intersection(roles_of_other.index)
+                if not roles[both].equals(roles_of_other[both]):
+                    raise ConfigError(f"{other} and {name} are different splits. Set data.subset_column to the column "
+                                      "that counts, or to none. Remove tables of other splits.")
             yield table, column, roles
 
 

@@ -35,7 +35,7 @@ from carclf.dataset.detection.label_tables import (
     read_labels,
 )
 from carclf.dataset.detection.result import Detection
-from carclf.dataset.detection.subset_lists import LABEL_COLUMN
+from carclf.dataset.detection.subset_lists import LABEL_COLUMN, has_image_names
 from carclf.dataset.detection.tables import Table
 from carclf.dataset.findings import Finding
 from carclf.errors import ConfigError, DataError
@@ -198,7 +198,7 @@ def _find_unmatched(evidence: Evidence, joined: Sequence[Joined], folders: "pd.S
 
     def may_be_labels(table: Table) -> bool:
         is_in_folder = table.path.rpartition("/")[0] in in_folders
-        is_test_list = table.role == "test" and not evidence.targets
+        is_test_list = table.role == "test" and not evidence.targets and has_image_names(table)
         return is_test_list or table.role in ("train", "val") or not (
             table.role or is_in_folder or len(table.rows) <= folders.nunique())
 

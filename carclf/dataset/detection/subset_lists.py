@@ -11,7 +11,9 @@ from carclf.dataset.detection.subsets import role_of, roles_of
 from carclf.dataset.detection.tables import MAX_BYTES, Table, decode, image_names
 from carclf.dataset.layout import IMAGE_SUFFIXES
 
-MIN_DIGITS = 5  # of a number that is an id
+# A small number at the start of a line may be anything, also next to 0.jpg and 1.jpg: ids have as many digits as all
+# images, at least MIN_PADDED, or MIN_DIGITS if the images have different numbers of digits.
+MIN_DIGITS, MIN_PADDED = 5, 3
 ID_COLUMN, LABEL_COLUMN, SUBSET_COLUMN = "1", "2", "split"
 _SUFFIXES = "|".join(re.escape(suffix) for suffix in IMAGE_SUFFIXES)
 _IMAGE = re.compile(rf"[\"']?(.+?(?:{_SUFFIXES}))(?=$|[\s,;|?\"'])", re.IGNORECASE)  # a path may have spaces
@@ -55,9 +57,12 @@ def _to_table(path: str, lines: Sequence[str], known: Collection[str], names: Co
     rows = [(line, "") for line in lines]
     if not _are_images(lines, names) or any(map(_IMAGE.match, lines)):
         rows = list(map(_split_line, lines))
-        if not _are_images([image for image, _ in rows if _may_be_id(image)], names, len(rows)):
+        widths = {len(name) for name in names if name.isdecimal()}
+        width = widths.pop() if len(widths) == 1 else MIN_DIGITS
+        ids = [image for image, _ in rows if not image.isdecimal() or len(image) == max(width, MIN_PADDED)]
+        if not _are_images(ids, names, len(rows)):
             return None
-    if not _are_images([rows[0][0]], names):
+    while len(rows) > 1 and not _are_images([rows[0][0]], names):
         rows = rows[1:]  # a header
     relative = [str(folder / normalized(image)) for image, _ in rows]
     if sum(name in known for name in relative) > len(rows) / 2:
@@ -69,11 +74,6 @@ def _to_table(path: str, lines: Sequence[str], known: Collection[str], names: Co
     columns = [ID_COLUMN, SUBSET_COLUMN if has_subsets else LABEL_COLUMN]
     table = pd.DataFrame(rows, columns=columns, dtype="object")
     return Table(path, table if has_labels else table[[ID_COLUMN]])
-
-
-def _may_be_id(word: str) -> bool:
-    """Return False for a small number: at the start of a line, it may be anything, also next to 0.jpg and 1.jpg."""
-    return not word.isdecimal() or len(word) >= MIN_DIGITS or (len(word) > 1 and word[0] == "0")
 
 
 def _split_line(line: str) -> tuple[str, str]:
@@ -92,18 +92,36 @@ def _are_images(ids: Sequence[str], names: Collection[str], num_lines: int = 0) 
 
 def _read_json(path: str, data: object) -> dict[str, list[str]]:
     """Return the ids by the role of the subset: of a list in a file such as train.json, or an object of such lists."""
-    role = role_of(PurePosixPath(path).stem)
-    subsets = {role: data} if role else data if isinstance(data, dict) else {}
-    lists = {name: list(_ids(items)) for name, items in subsets.items() if isinstance(items, list)}
-    if not all(map(role_of, lists)):
+    objects = data if isinstance(data, dict) else {}
+    if role := role_of(PurePosixPath(path).stem):
+        is_list = all(map(_is_list, objects.values() if objects else [data]))
+        return {role: list(_ids(data))} if is_list else {}
+    subsets = [name for name in objects if role_of(name)]
+    if len(subsets) < 2:  # noqa: PLR2004
         return {}
-    # trainval first: train replaces it
-    return {role_of(name): lists[name] for name in sorted(lists, key=lambda name: name != "trainval") if lists[name]}
+    subsets.sort(key=lambda name: name != "trainval")  # it is first, so that train replaces it
+    return {role_of(name): ids for name in subsets if (ids := list(_ids(objects[name])))}
 
 
-def _ids(items: Sequence[object]) -> Iterator[str]:
-    """Yield texts, and the first text of lists such as ["cat/1.jpg", 0, "cat"] and of objects."""
-    for item in items:
+def _is_list(items: object) -> bool:
+    """Return True for a list without records, which may have the labels."""
+    return isinstance(items, list) and not any(isinstance(item, dict) for item in items)
+
+
+def _ids(items: object) -> Iterator[str]:
+    """Yield the texts of a list, or of the lists by class, and one text of lists such as ["cat/1.jpg", 0] and records.
+
+    It is the one with the extension of an image, else the first.
+    """
+    if isinstance(items, dict):
+        for by_class in items.values():
+            yield from _ids(by_class)
+    for item in items if isinstance(items, list) else []:
         values = item.values() if isinstance(item, dict) else item if isinstance(item, list) else [item]
         if texts := [value for value in values if isinstance(value, str)]:
-            yield texts[0]
+            yield next(filter(_IMAGE.fullmatch, texts), texts[0])
+
+
+def has_image_names(table: Table) -> bool:
+    """Return True if a column has names of image files."""
+    return any(_are_images(table.rows[column].tolist(), ()) for column in table.rows.columns)

@@ -217,7 +217,7 @@ def test_of_several_rows_of_an_image_test_counts(layout_of: Any) -> None:
 def test_columns_of_different_splits_need_the_setting(layout_of: Any, first: str, second: str) -> None:
     rows = [f"{name},{['train', 'val'][n % 2]},{['train', 'val'][n // 4]}" for n, name in enumerate(NAMES)]
     tables = {"list.csv": "\n".join([f"file,{first},{second}", *rows])}
-    with pytest.raises(ConfigError, match=rf"{first} and {second}.*data\.subset_column"):
+    with pytest.raises(ConfigError, match=rf"{first} of list\.csv and {second} of list\.csv.*data\.subset_column"):
         layout_of(IN_FOLDERS, tables)
     assert sources_of(layout_of(IN_FOLDERS, tables, subset_column=second)) == {"train": 4, "val": 4}
     rows = [f"{name},{['train', 'val'][n % 2]},{['training', 'valid'][n % 2]}" for n, name in enumerate(NAMES)]
@@ -266,3 +266,9 @@ def test_an_image_with_a_name_of_its_own_may_have_been_moved(layout_of: Any) -> 
 @pytest.mark.parametrize("column", ["isTrain", "IsTrain", "TrainSet"])
 def test_flags_in_camel_case_are_subsets(layout_of: Any, column: str) -> None:
     assert sources_of(layout_of(IN_FOLDERS, {"list.csv": table_of(column, ["1", "0"])})) == {"train": 4, "holdout": 4}
+
+
+def test_tables_of_different_splits_stop(layout_of: Any) -> None:
+    tables = {"random.csv": table_of("split", ["train", "test"]), "camera.csv": table_of("split", SUBSETS)}
+    with pytest.raises(ConfigError, match=r"camera\.csv and split of random\.csv"):
+        layout_of(IN_FOLDERS, tables)

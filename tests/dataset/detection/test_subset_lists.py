@@ -78,8 +78,9 @@ def test_json_files_may_list_the_images_of_each_subset(layout_of: Any, name: str
 
 
 def test_a_json_file_may_have_other_keys_and_trainval(layout_of: Any) -> None:
-    lists = {"seed": 1, "train": IN_FOLDERS[:5], "val": IN_FOLDERS[5:6], "trainval": IN_FOLDERS[:6]}
-    records = [{"image": path, "label": 0} for path in IN_FOLDERS[6:]]
+    lists = {"seed": 1, "classes": ["suv", "van"], "train": IN_FOLDERS[:5], "val": IN_FOLDERS[5:6]}
+    lists["trainval"] = IN_FOLDERS[:6]
+    records = [{"label": "x", "image": path} for path in IN_FOLDERS[6:]]
     layout = layout_of(IN_FOLDERS, {"splits.json": json.dumps(lists | {"test": records})})
     assert sources_of(layout) == {"train": 5, "val": 1, "holdout": 2}
     leaked = json.dumps({"train": IN_FOLDERS[:7], "val": IN_FOLDERS[5:6], "test": IN_FOLDERS[6:]})
@@ -164,3 +165,26 @@ def test_lists_that_may_have_the_labels_are_named(layout_of: Any) -> None:
     lists = {"train.txt": "".join(f"{name} {n % 2}\n" for n, name in enumerate(NAMES))}
     with pytest.raises(DataError, match=r"may be in train\.txt.*CSV"):
         layout_of([f"images/{name}" for name in NAMES], lists)
+
+
+def test_records_in_a_file_called_like_a_subset_may_have_the_labels(layout_of: Any) -> None:
+    names = [f"camera{n // 8}_{n}.jpg" for n in range(16)]
+    files = {f"{subset}.json": json.dumps([
+        {"image": name, "label": ["suv", "van"][n % 2]} for n, name in enumerate(names) if (n < 12) == is_train])
+        for subset, is_train in (("train", True), ("test", False))}
+    layout = layout_of([f"images/{name}" for name in names], files)
+    assert layout.class_names == ("suv", "van")
+    assert sources_of(layout) == {"train": 12, "holdout": 4}
+
+
+def test_lists_by_class_in_json_are_lists(layout_of: Any) -> None:
+    files = {f"meta/{subset}.json": json.dumps({
+        name: [path.removesuffix(".jpg") for path in paths if path.startswith(name)] for name in ("suv", "van")})
+        for subset, paths in (("train", IN_FOLDERS[:6]), ("test", IN_FOLDERS[6:]))}
+    assert sources_of(layout_of(IN_FOLDERS, files)) == {"train": 6, "holdout": 2}
+
+
+def test_numbers_of_as_many_digits_as_all_images_are_ids(layout_of: Any) -> None:
+    images = [f"{['suv', 'van'][n % 2]}/{n:04}.jpg" for n in range(996, 1004)]
+    layout = layout_of(images, {"test.txt": "1002 suv\n1003 van\n", "val.txt": "0996 suv\n"})
+    assert sources_of(layout) == {"train": 5, "val": 1, "holdout": 2}
