@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import dropwhile
 from pathlib import PurePosixPath
 
 import pandas as pd
@@ -62,8 +63,7 @@ def _to_table(path: str, lines: Sequence[str], known: Collection[str], names: Co
         ids = [image for image, _ in rows if not image.isdecimal() or len(image) == max(width, MIN_PADDED)]
         if not _are_images(ids, names, len(rows)):
             return None
-    while len(rows) > 1 and not _are_images([rows[0][0]], names):
-        rows = rows[1:]  # a header
+    rows = list(dropwhile(lambda row: not _are_images([row[0]], names), rows))  # without a header
     relative = [str(folder / normalized(image)) for image, _ in rows]
     if sum(name in known for name in relative) > len(rows) / 2:
         rows = [(name, label) for name, (_, label) in zip(relative, rows, strict=True)]
