@@ -105,7 +105,8 @@ def find_subsets(
     by_name = [(f"{table.path} has", roles) for table, roles in named]
     by_column = [(f"{column} of {table.path} has", roles) for table, column, roles in columns]
     given = by_name + by_column
-    sources = _combine([labeled["role"], *(roles.reindex(labeled.index).fillna("") for _, roles in given)])
+    roles_of_all = _last_role(pd.concat([labeled["role"], *(roles for _, roles in given)]))
+    sources = roles_of_all.loc[labeled.index].map(_SOURCE_BY_ROLE)
     if given and not (sources == "train").any():
         raise ConfigError(f"No image is left for training: {given[-1][0]} {_describe(given[-1][1])}. Correct it, or "
                           "set data.subset_column to another column or to none.")
@@ -114,8 +115,8 @@ def find_subsets(
         unlabeled = unlabeled.union(roles.index[roles.isin(["test", "predict"])].difference(labeled.index))
     detections = [Detection("subsets", ", ".join(sorted(set(roles.replace(REST, "test")))),
                             f"{origin} {_describe(roles)}") for origin, roles in given]
-    subset_tables = [*(table for table, *_ in columns), *(table for table, _ in named)]
-    missing = [_missing_finding(table) for table in subset_tables
+    subset_tables = {id(table): table for table in [*(table for table, *_ in columns), *(table for table, _ in named)]}
+    missing = [_missing_finding(table) for table in subset_tables.values()
                if table.match.missing and table.path not in {path for path, _ in label_columns}]
     used = {path for path, _ in label_columns} | {table.path for table, *_ in columns}
     named_ids = {id(table) for table, _ in named}
@@ -132,15 +133,8 @@ def _missing_finding(table: Joined) -> Finding:
         f"{sentence} Images that are meant may be in another subset now: correct the names."))
 
 
-def _combine(roles: Sequence["pd.Series[str]"]) -> "pd.Series[str]":
-    """Return the source of each image: that of its last role in the order of _SOURCE_BY_ROLE."""
-    order = list(_SOURCE_BY_ROLE)
-    ranks = pd.concat([values.map(order.index) for values in roles], axis="columns").max(axis="columns")
-    return ranks.map(lambda rank: _SOURCE_BY_ROLE[order[rank]])
-
-
 def _last_role(roles: "pd.Series[str]") -> "pd.Series[str]":
-    """Return the role of each image: of several rows, the last one in the order of _SOURCE_BY_ROLE."""
+    """Return the role of each image: of several, the last one in the order of _SOURCE_BY_ROLE."""
     order = list(_SOURCE_BY_ROLE)
     return roles.map(order.index).groupby(level=0).max().map(lambda rank: order[rank])
 

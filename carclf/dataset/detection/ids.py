@@ -91,8 +91,8 @@ class ImageNames:
         """
         if not self._has_repeated_names:
             return match
-        wrong = [image_id for image_id, row in match.rows.items() if self._is_in_other_folder(image_id, row)]
-        rows = {image_id: match.rows[image_id] for image_id in match.rows.keys() - wrong} if wrong else match.rows
+        wrong = {image_id: row for image_id, row in match.rows.items() if self._is_in_other_folder(image_id, row)}
+        rows = {image_id: row for image_id, row in match.rows.items() if image_id not in wrong}
         return replace(match, rows=rows, missing=(*match.missing, *wrong))
 
     def _is_in_other_folder(self, image_id: str, row: int) -> bool:

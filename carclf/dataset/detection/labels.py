@@ -102,11 +102,11 @@ def find_labels(evidence: Evidence) -> Labeled:
     else:
         labels = _from_prefixes(evidence, joined)
     columns = {(table.joined.path, column) for table in tables for column in table.columns}
-    # next to a sample submission, test.csv is about its images
     lists = join_tables(evidence.lists, evidence.images, evidence.config)
     findings += find_unused_lists(evidence.lists, lists, has_sample=bool(evidence.targets))
     if setting == "auto":
         findings += check_lists(lists, labels.values, are_prefixes=labels.detection.result == "file_names")
+    # next to a sample submission, test.csv is about its images
     about_labeled = [table for table in [*all_joined, *lists] if table.path in {path for path, _ in columns}
                      or not (evidence.targets and table.table.role in ("test", "predict"))]
     subsets = find_subsets(

@@ -272,3 +272,9 @@ def test_tables_of_different_splits_stop(layout_of: Any) -> None:
     tables = {"random.csv": table_of("split", ["train", "test"]), "camera.csv": table_of("split", SUBSETS)}
     with pytest.raises(ConfigError, match=r"camera\.csv and split of random\.csv"):
         layout_of(IN_FOLDERS, tables)
+
+
+def test_missing_images_of_two_columns_of_flags_are_reported_once(layout_of: Any) -> None:
+    rows = "".join(f"{name},{n % 2},{1 - n % 2}\n" for n, name in enumerate([*NAMES, "9.jpg"]))
+    layout = layout_of(IN_FOLDERS, {"list.csv": f"file,is_train,is_test\n{rows}"})
+    assert [finding.kind for finding in layout.findings] == ["unused_subsets"]
