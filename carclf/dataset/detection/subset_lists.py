@@ -13,8 +13,8 @@ from carclf.dataset.detection.tables import MAX_BYTES, Table, decode, image_name
 from carclf.dataset.layout import IMAGE_SUFFIXES
 
 # A small number at the start of a line may be anything, also next to 0.jpg and 1.jpg: ids have as many digits as all
-# images, at least MIN_PADDED, or MIN_DIGITS if the images have different numbers of digits.
-MIN_DIGITS, MIN_PADDED = 5, 3
+# images, at least MIN_PADDED, or at least MIN_DIGITS if the images have different numbers of digits.
+MIN_DIGITS, MAX_DIGITS, MIN_PADDED = 5, 100, 3
 ID_COLUMN, LABEL_COLUMN, SUBSET_COLUMN = "1", "2", "split"
 _SUFFIXES = "|".join(re.escape(suffix) for suffix in IMAGE_SUFFIXES)
 _IMAGE = re.compile(rf"[\"']?(.+?(?:{_SUFFIXES}))(?=$|[\s,;|?\"'])", re.IGNORECASE)  # a path may have spaces
@@ -33,7 +33,14 @@ def read_lists(files: Files, json_files: Mapping[str, object], paths: Collection
     if not texts and not lists:
         return []
     known, names = set(map(normalized, paths)), image_names(paths)
-    tables = [table for path in texts if (table := _to_table(path, _read_lines(files, path, names), known, names))]
+    widths = {len(name) for name in names if name.isdecimal()}
+    width = max([*widths, MIN_PADDED])
+    num_digits = range(width, width + 1) if len(widths) == 1 else range(MIN_DIGITS, MAX_DIGITS)
+    tables = []
+    for path in texts:
+        lines = _read_lines(files, path, names)
+        if rows := _read_rows(lines, names, num_digits):
+            tables += _to_tables(path, rows, known)
     for path, items in lists.items():
         for role, ids in items.items():
             if _are_images(ids, names):
@@ -53,27 +60,30 @@ def _read_lines(files: Files, path: str, names: Collection[str]) -> list[str]:
     return [line for line in lines if line and (not line.startswith("#") or _IMAGE.fullmatch(line))]
 
 
-def _to_table(path: str, lines: Sequence[str], known: Collection[str], names: Collection[str]) -> Table | None:
-    stem, folder = PurePosixPath(path).stem, PurePosixPath(path).parent
+def _read_rows(lines: Sequence[str], names: Collection[str], num_digits: range) -> list[tuple[str, str]]:
+    """Return the ids and the words after them, without a header; [] if most lines do not start with an id."""
     rows = [(line, "") for line in lines]
     if not _are_images(lines, names) or any(map(_IMAGE.match, lines)):
         rows = list(map(_split_line, lines))
-        widths = {len(name) for name in names if name.isdecimal()}
-        width = widths.pop() if len(widths) == 1 else MIN_DIGITS
-        ids = [image for image, _ in rows if not image.isdecimal() or len(image) == max(width, MIN_PADDED)]
+        ids = [image for image, _ in rows if not image.isdecimal() or len(image) in num_digits]
         if not _are_images(ids, names, len(rows)):
-            return None
-    rows = list(dropwhile(lambda row: not _are_images([row[0]], names), rows))  # without a header
+            return []
+    return list(dropwhile(lambda row: not _are_images([row[0]], names), rows))
+
+
+def _to_tables(path: str, rows: list[tuple[str, str]], known: Collection[str]) -> list[Table]:
+    """Return the rows as a table; [] if they should have subsets, but have only ids."""
+    stem, folder = PurePosixPath(path).stem, PurePosixPath(path).parent
     relative = [str(folder / normalized(image)) for image, _ in rows]
     if sum(name in known for name in relative) > len(rows) / 2:
         rows = [(name, label) for name, (_, label) in zip(relative, rows, strict=True)]
     has_subsets = len(set(roles_of(stem))) != 1 or "partition" in stem.lower()
     has_labels = all(label for _, label in rows)
     if has_subsets and not has_labels:
-        return None
+        return []
     columns = [ID_COLUMN, SUBSET_COLUMN if has_subsets else LABEL_COLUMN]
     table = pd.DataFrame(rows, columns=columns, dtype="object")
-    return Table(path, table if has_labels else table[[ID_COLUMN]])
+    return [Table(path, table if has_labels else table[[ID_COLUMN]])]
 
 
 def _split_line(line: str) -> tuple[str, str]:

@@ -188,3 +188,10 @@ def test_numbers_of_as_many_digits_as_all_images_are_ids(layout_of: Any) -> None
     images = [f"{['suv', 'van'][n % 2]}/{n:04}.jpg" for n in range(996, 1004)]
     layout = layout_of(images, {"test.txt": "1002 suv\n1003 van\n", "val.txt": "0996 suv\n"})
     assert sources_of(layout) == {"train": 5, "val": 1, "holdout": 2}
+
+
+def test_long_numbers_of_different_lengths_are_ids(layout_of: Any) -> None:
+    numbers = range(99996, 100004)
+    images = [f"{['suv', 'van'][n % 2]}/{n}.jpg" for n in numbers]
+    lists = {"test.txt": "100002 suv\n100003 van\n", "val.txt": "99996 suv\n"}
+    assert sources_of(layout_of(images, lists)) == {"train": 5, "val": 1, "holdout": 2}
