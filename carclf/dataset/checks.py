@@ -50,7 +50,8 @@ def check_layout(layout: Layout, config: Validation) -> list[Finding]:
     context = CheckContext(layout, config)
     distinct = layout.images.assign(problem="", cluster=range(len(layout.images)))
     sizes = [finding for finding in _check_class_sizes(distinct, context) if finding.severity == "error"]
-    findings = [*file_findings(layout), *sizes, *_check_test_images(layout.images, context)]
+    findings = [*file_findings(layout), *_check_training_images(layout.images), *sizes,
+                *_check_test_images(layout.images, context)]
     given = set(layout.images.loc[layout.images["source"] == "val", "label"])
     if given and (problem := describe_missing_classes(layout.class_names, given)):
         findings.append(Finding("empty_class", "", problem))
@@ -63,6 +64,7 @@ def find_problems(index: pd.DataFrame, context: CheckContext) -> Findings:
     for check in (_check_unusable_fraction, _check_unreadable_test_images, _check_classes, _check_class_sizes,
                   _check_test_images):
         findings.add(check(index, context))
+    findings.add(_check_training_images(index))
     return findings
 
 
@@ -111,6 +113,16 @@ def _check_classes(index: pd.DataFrame, context: CheckContext) -> Iterator[Findi
     for label in sort_naturally(expected - set(labeled["label"])):
         yield Finding("empty_class", label, (
             f"Class {label!r} has no images. Add some, or remove the class. {_DOWNLOAD_AGAIN}"))
+
+
+def _check_training_images(images: pd.DataFrame) -> Iterator[Finding]:
+    """Yield a finding about classes that only the labeled test images have, or only the given validation images."""
+    labels = {source: set(rows["label"]) - {""} for source, rows in images.groupby("source")}
+    for source, noun in (("val", "validation"), ("holdout", "test")):
+        if missing := labels.get(source, set()) - labels.get("train", set()):
+            yield Finding("empty_class", min(missing), (
+                f"{format_count(len(missing), 'class has', 'classes have')} {noun} images, but no training images: "
+                f"{format_labels(missing)}. Add training images of each, or remove its {noun} images."))
 
 
 def _check_class_sizes(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:

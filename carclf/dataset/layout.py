@@ -10,12 +10,12 @@ EXTRA_FOLDER = "extra-data"  # of the extracted images: extra-data/<n>/<class>/<
 IMAGE_SUFFIXES = {
     ".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jp2", ".heic", ".heif",
 }
-TABLE_SUFFIXES = {".csv", ".tsv", ".json"}
+TABLE_SUFFIXES = {".csv", ".tsv", ".json", ".jsonl"}
 # Never read as images. Files with other extensions, or without one, may be images.
 DOCUMENT_SUFFIXES = TABLE_SUFFIXES | {
     # Documents and annotations
     ".txt", ".md", ".rst", ".xml", ".html", ".htm", ".pdf", ".ini", ".cfg", ".log", ".yaml", ".yml", ".toml", ".doc",
-    ".docx", ".xls", ".xlsx", ".ods", ".ppt", ".pptx", ".url", ".lnk", ".svg", ".bib", ".tex", ".jsonl",
+    ".docx", ".xls", ".xlsx", ".ods", ".ppt", ".pptx", ".url", ".lnk", ".svg", ".bib", ".tex",
     # Programs
     ".py", ".pyc", ".ipynb", ".r", ".m", ".sh", ".bat", ".js", ".css", ".c", ".cc", ".cpp", ".h", ".java", ".exe",
     ".dll", ".so", ".sql", ".php", ".lock",

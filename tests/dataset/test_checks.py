@@ -46,6 +46,14 @@ def test_faults_in_a_rendered_competition_are_not_errors(folder: Path) -> None:
     raise_on_errors(check(folder))
 
 
+@pytest.mark.parametrize("source", ["val", "holdout"])
+def test_a_class_needs_training_images(folder: Path, source: str) -> None:
+    index = build_index(folder, CONFIG)
+    index.loc[index["label"] == "3", "source"] = source
+    errors = find_problems(index, CheckContext(read_layout(folder), CONFIG))
+    assert ("empty_class", "3") in {(finding.kind, finding.path) for finding in errors.reported}
+
+
 def break_test_images(folder: Path) -> None:
     """Break three test images of ten, and one that needs no prediction; write a small intact one."""
     first, second, third, small, *_ = sorted((folder / "test_upload").iterdir())

@@ -17,7 +17,7 @@ _CLASS_LIST = re.compile("(?<![a-z])(class|label|names|categor)")  # in JSON fil
 # Names, as class_key returns them, that are also written for a missing label.
 _NO_LABEL = {
     "unlabeled", "unlabelled", "not-labeled", "not-labelled", "no-label", "nolabel", "without-label", "unknown",
-    "undefined", "unspecified", "missing", "none", "null", "nan", "na", "n-a", "todo", "tbd",
+    "undefined", "unspecified", "missing", "none", "null", "nan", "na", "n-a", "todo", "tbd", "?",
 }
 # Names of folders, in lower case, and the role of the images if they are a subset; train may be a vehicle.
 _SUBSETS = {"test": "test", "testing": "test", "val": "val", "valid": "val", "validation": "val", "dev": "val"}
@@ -101,7 +101,8 @@ def _find_equal(names: Collection[str]) -> Iterator[Finding]:
 
 def _find_doubtful(names: Collection[str]) -> Iterator[Finding]:
     for name in sort_naturally(names):
-        if class_key(name) in _NO_LABEL:
+        is_negative = name == "-1" and not any(other.startswith("-") for other in names if other != name)
+        if class_key(name) in _NO_LABEL or is_negative:
             yield Finding("placeholder_class", name, (
                 f"'{name}' is used as a class, but may mean that there is no label. If so, remove its images, or "
                 "move them out of the training images."))

@@ -1,4 +1,4 @@
-"""JSON files, and COCO JSON: images, annotations and categories as a table of files and labels."""
+"""JSON files as tables of files and labels: COCO's images, annotations and categories, records, and other objects."""
 
 import json
 from collections import Counter
@@ -8,8 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from carclf.dataset.detection.files import Files, normalized
-from carclf.dataset.detection.tables import MAX_BYTES, NAME_OF_LABELS, Table, is_usual_label
+from carclf.dataset.detection.files import Files, image_stem, normalized
+from carclf.dataset.detection.subsets import role_of
+from carclf.dataset.detection.tables import MAX_BYTES, NAME_OF_LABELS, SUBSET_COLUMN, Table, is_usual_label
 from carclf.errors import DataError
 
 FILE_COLUMN, LABEL_COLUMN = "file_name", "category_id"
@@ -38,7 +39,9 @@ def read_json_files(files: Files) -> tuple[dict[str, object], dict[str, DataErro
         try:
             if (files.root / path).stat().st_size > MAX_BYTES:
                 raise ValueError(f"it has more than {MAX_BYTES >> 20} MB")
-            contents[path] = json.loads((files.root / path).read_bytes())
+            data = (files.root / path).read_bytes()
+            is_lines = path.lower().endswith(".jsonl")
+            contents[path] = [json.loads(line) for line in data.splitlines() if line] if is_lines else json.loads(data)
         except (ValueError, RecursionError) as error:
             errors[path] = DataError(f"{path} cannot be read as JSON: {error}. If it has the labels, replace it.")
     return contents, errors
@@ -108,26 +111,63 @@ def _with_fields(rows: pd.DataFrame, data: Any) -> pd.DataFrame:
 
 
 def _read_records(path: str, data: object, names: Collection[str]) -> list[Table]:
-    """Return a JSON object of labels by file name, or a list of records, as a table; [] if no field has ids of images.
+    """Return the records of a JSON file as a table; [] if no field has names of images.
 
-    An object with numbers as keys has the names of classes. Raises DataError if a field that is called like label has
-    nested values, and no other field is.
+    Raises DataError if a field that is called like label has nested values, and no other field is.
     """
-    if isinstance(data, dict):
-        is_label = all(_cell("", label) is not None for label in data.values())
-        if all(map(str.isdecimal, data)) or not is_label:
-            return []
-        data = [{FILE_COLUMN: name, "label": label} for name, label in data.items()]
-    if not (data and isinstance(data, list) and all(isinstance(record, dict) for record in data)):
+    records = _to_records(data, names)
+    rows = _read_fields(records)
+    if not any(_have_images(rows[column], names) for column in rows):
         return []
-    rows = _read_fields(data)
-    if not any(rows[column].map(normalized).isin(names).any() for column in rows):
-        return []
-    nested = {name for record in data for name in record} - set(rows.columns)
+    nested = {name for record in records for name in record} - set(rows.columns)
     labels = sorted(name for name in nested if NAME_OF_LABELS.search(name.lower()))
     if labels and not any(map(is_usual_label, rows.columns)):
         raise DataError(f"{path}: {labels[0]} has nested values. Expected a text or a number in each record.")
     return [Table(path, rows)]
+
+
+def _to_records(data: object, names: Collection[str]) -> list[dict[str, object]]:
+    """Return the records in a list, in a list of each subset, or in the only list of an object; [] if there are none.
+
+    A pair in a list is a file name and a label. An object has labels or records by file name, or lists of file names by
+    label. One with numbers as keys has the names of classes instead of labels.
+    """
+    if isinstance(data, list):
+        records = [{FILE_COLUMN: item[0], "label": item[1]} if _is_pair(item) else item for item in data]
+        return records if all(isinstance(record, dict) for record in records) else []
+    if not isinstance(data, dict):
+        return []
+    lists = {name: records for name, items in data.items() if isinstance(items, list)
+             and (records := _to_records(items, names))}
+    if len(lists) == 1:
+        return next(iter(lists.values()))
+    if lists:
+        return [{SUBSET_COLUMN: name} | record for name, records in lists.items() for record in records
+                ] if all(map(role_of, lists)) else []
+    if all(isinstance(value, dict) for value in data.values()):
+        return [{FILE_COLUMN: name} | value for name, value in data.items()]
+    return _labels_to_records(data, names)
+
+
+def _is_pair(item: object) -> bool:
+    return isinstance(item, list) and len(item) == 2 and isinstance(item[0], str)  # noqa: PLR2004
+
+
+def _labels_to_records(data: Mapping[str, object], names: Collection[str]) -> list[dict[str, object]]:
+    """Return a record for each label by file name, or for each file name in the lists by label."""
+    lists = {label: items for label, items in data.items() if isinstance(items, list)}
+    images = [(image, label) for label, items in lists.items() for image in items if isinstance(image, str)]
+    if len(lists) == len(data) and _have_images(pd.Series([image for image, _ in images], dtype="object"), names):
+        return [{FILE_COLUMN: image, "label": label} for image, label in images]
+    if all(map(str.isdecimal, data)) or any(_cell("", label) is None for label in data.values()):
+        return []
+    return [{FILE_COLUMN: name, "label": label} for name, label in data.items()]
+
+
+def _have_images(values: "pd.Series[str]", names: Collection[str]) -> bool:
+    """Return True if some of the values are names of images in any folder, or have the extension of an image."""
+    last = values.map(normalized).str.rpartition("/")[2] if len(values) else values
+    return bool(last.isin(names).any() or (last.map(image_stem) != last).any())
 
 
 def _read_fields(records: Sequence[Mapping[str, object]]) -> pd.DataFrame:

@@ -22,6 +22,7 @@ from carclf.dataset.detection.subset_lists import read_lists
 from carclf.dataset.detection.subsets import detect_subsets, list_images
 from carclf.dataset.detection.tables import Table, has_pixels, image_names, read_tables, with_folder_roles
 from carclf.dataset.detection.test_set import find_sample_images, find_test_images
+from carclf.dataset.detection.unread_files import find_unread
 from carclf.dataset.findings import Finding
 from carclf.dataset.listing import Folder, list_source, unreadable_error
 from carclf.errors import DataError
@@ -122,9 +123,12 @@ def _find_sample_images(
 def _find_labels(source: _Source, sample: Table | None, test_ids: Mapping[int, str], config: Config) -> Labeled:
     tables = [table for table in source.tables if not is_sample(table.path) and table is not sample]
     errors = {path: error for path, error in source.errors.items() if not is_sample(path)}
+    images = source.images.drop(index=list(test_ids))
+    used = {table.path for table in [*source.coco.tables, *source.lists]} | source.errors.keys()
+    unused = {*source.files.others, *source.json} - used
     return find_labels(Evidence(
-        source.images.drop(index=list(test_ids)), [*tables, *source.coco.tables], source.lists, errors,
-        [*source.files.others, *source.files.ignored], targets(sample), config.data))
+        images, [*tables, *source.coco.tables], source.lists, errors, [*source.files.others, *source.files.ignored],
+        find_unread(source.files.root, unused, images["path"]), targets(sample), config.data))
 
 
 def _find_unlabeled(source: _Source, labeled: Labeled, config: Config) -> tuple[dict[int, str], Detection]:

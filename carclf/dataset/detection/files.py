@@ -19,6 +19,7 @@ from carclf.dataset.layout import (
 from carclf.dataset.walk import Skipped, walk
 from carclf.errors import DataError
 
+JSON_SUFFIXES = {".json", ".jsonl"}
 MAX_TABLE_DEPTH = 3  # folders; deeper tables and JSON files describe single images
 
 
@@ -60,7 +61,7 @@ def list_files(root: Path) -> Files:
                     for name in set(files) - set(images.get(folder, ())))
     tables, json_files = (
         tuple(path for path in others if _suffix(path) in suffixes and path.count("/") <= MAX_TABLE_DEPTH)
-        for suffixes in (TABLE_SUFFIXES - {".json"}, {".json"}))
+        for suffixes in (TABLE_SUFFIXES - JSON_SUFFIXES, JSON_SUFFIXES))
     others = [path for path in others if path not in {*tables, *json_files}]
     return Files(root, images, _collapse([*images, *empty], images), tuple(empty), tables, json_files,
                  tuple(sorted(extra_images)), tuple(sorted(duplicates)), tuple(others),

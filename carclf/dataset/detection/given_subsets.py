@@ -22,7 +22,7 @@ REST = "rest"
 _SOURCE_BY_ROLE = {"": "train", "train": "train", REST: "holdout", "val": "val", "test": "holdout",
                    "predict": "holdout"}
 _NUMBERED = {"split", "splits", "data_split", "subset", "partition"}
-_COLUMNS = _NUMBERED | {"phase", "usage", "set", "dataset"}
+SUBSET_COLUMNS = _NUMBERED | {"phase", "usage", "set", "dataset"}
 _FLAG_COLUMN = re.compile("((is|in)_?)?(train|training|val|valid|validation|test|testing)"
                           "(_?(image|img|sample|set))?")
 _LONE_WORDS = {"train", "training", "val", "validation", "test", "testing"}
@@ -57,7 +57,7 @@ def read_roles(column: str, values: Collection[str]) -> dict[str, str]:
     if len(values) > _MAX_SUBSETS or is_group_column(column) or any("/" in value for value in values):
         return {}
     roles = {value: role_of(value) for value in values}
-    is_split = column.lower() in _COLUMNS and any(roles.values())
+    is_split = column.lower() in SUBSET_COLUMNS and any(roles.values())
     are_names = len(values) > 1 and all(map(is_subset_name, values))
     return roles if is_split or are_names else {}
 
@@ -73,9 +73,9 @@ def is_called_like_flag(column: str) -> bool:
     return bool(_FLAG_COLUMN.fullmatch(column.lower()))
 
 
-def has_numbers(column: str, values: Collection[str]) -> bool:
-    """Return True if a column that is called like split has numbers, of which the meaning is unknown."""
-    return column.lower() in _NUMBERED and 1 < len(values) <= _MAX_SUBSETS and all(map(str.isdecimal, values))
+def has_unknown_subsets(column: str, values: Collection[str]) -> bool:
+    """Return True if a column that is called like split has numbers or words of unknown meaning."""
+    return column.lower() in _NUMBERED and 1 < len(values) <= _MAX_SUBSETS and not any(map(role_of, values))
 
 
 def _read_flags(column: str, values: Collection[str]) -> dict[str, str]:
@@ -122,7 +122,7 @@ def find_subsets(
     named_ids = {id(table) for table, _ in named}
     unused = [table for table in joined if table.path not in used and id(table) not in named_ids]
     overlaps = [] if setting == "none" else _find_overlaps(unused, _train_lists(labeled, joined), labeled)
-    findings = [*_find_numbers(joined, label_columns, setting), *overlaps, *missing]
+    findings = [*_find_unknown(joined, label_columns, setting), *overlaps, *missing]
     return Subsets(sources, unlabeled, detections, findings)
 
 
@@ -231,14 +231,14 @@ def _require_distinct(table: Joined, subject: str) -> None:
                           "none.")
 
 
-def _find_numbers(
+def _find_unknown(
     joined: Sequence[Joined], label_columns: Collection[tuple[str, str]], setting: str
 ) -> Iterator[Finding]:
     for table, column in _other_columns(joined, label_columns, setting):
-        numbers = sorted(table.table.rows[column].str.strip().unique())
-        if column.lower() != setting.lower() and has_numbers(column, numbers):
+        values = sorted(table.table.rows[column].str.strip().unique())
+        if column.lower() != setting.lower() and has_unknown_subsets(column, values):
             yield Finding("unused_subsets", table.path, (
-                f"The column {column} has numbers, {format_list(numbers)}, of unknown meaning. It is not used. If they "
+                f"The column {column} has values of unknown meaning, {format_list(values)}. It is not used. If they "
                 "are subsets, write train, val and test instead."))
 
 

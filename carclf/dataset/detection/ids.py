@@ -284,6 +284,38 @@ def join(table: Table, names: ImageNames, config: Data) -> Joined | None:
     return replace(best, rival=rivals[0]) if rivals else best
 
 
+def join_by_keys(tables: Sequence[Table], joined: Sequence[Joined]) -> list[Joined]:
+    """Return the joined tables, and those that have the images' keys of another table, in the order of ``tables``.
+
+    Such a key is the column image_id of images.csv, in which another column has the names of files. It is preferred to
+    images that are called like the key.
+    """
+    by_table = {id(table.table): table for table in joined}  # a file of several lists has several tables
+    named = [table for table in joined if table.match.form.endswith("name")]
+    for table in tables:
+        direct = by_table.get(id(table))
+        if direct and direct.match.form.endswith("name"):
+            continue
+        matches = [match for other in named if (match := _join_by_key(table, other))]
+        if matches and (direct is None or direct.id_column == matches[0].id_column):
+            by_table[id(table)] = matches[0]
+    return [by_table[id(table)] for table in tables if id(table) in by_table]
+
+
+def _join_by_key(table: Table, other: Joined) -> Joined | None:
+    """Return the table with the images of its keys, which are a column of both tables; None if there is none."""
+    for column in table.rows.columns.intersection(other.table.rows.columns.drop(other.id_column)):
+        keys = other.table.rows[column]
+        if keys.is_unique and len(keys) > 1:
+            images = dict(zip(keys, other.table.rows[other.id_column], strict=True))
+            ids = sorted(table.rows[column].unique())
+            rows = {key: row for key in ids if (row := other.match.rows.get(images.get(key, ""))) is not None}
+            if len(rows) >= MIN_FRACTION * len(ids):
+                return Joined(table, column, Match(f"{column} of {other.path}", rows, tuple(
+                    key for key in ids if key not in rows)))
+    return None
+
+
 def _id_columns(table: Table, setting: str) -> list[str]:
     """Return the columns that may have the ids: the one of ``data.id_column`` in a table that has it, else all."""
     return table.find_columns(setting)[:1] or list(table.rows.columns)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from carclf.dataset.detection.given_subsets import SUBSET_COLUMNS, read_roles
 from carclf.dataset.detection.ids import Joined, first_of_each
 from carclf.dataset.detection.label_tables import TableLabels, are_same_classes
 from carclf.dataset.detection.result import number_key
@@ -82,6 +83,32 @@ def check_lists(joined: Sequence[Joined], labels: "pd.Series[str]", *, are_prefi
     if are_prefixes:
         raise ConfigError(f"{text}. Otherwise, set data.label_source to file_names.")
     return [Finding("unmatched_label_table", path, f"{text}, and set data.label_table to it.")]
+
+
+def find_unread_files(paths: Sequence[str]) -> list[Finding]:
+    """Return findings about files that name images in a form that is not read."""
+    return [Finding("unmatched_label_table", path, (
+        "The file names images, but it is not used: its form is not supported. If it has labels or subsets, convert it "
+        "to a CSV table with a column of file names.")) for path in paths]
+
+
+def find_unjoined(tables: Sequence[Table], joined: Sequence[Joined]) -> list[Finding]:
+    """Return findings about tables with a column of subsets, but without ids of the images."""
+    used = {table.path for table in joined}
+    columns = {table.path: column for table in tables if table.path not in used for column in table.rows.columns
+               if column.lower() in SUBSET_COLUMNS and read_roles(column, set(table.rows[column]))}
+    return [Finding("unused_subsets", path, (
+        f"The column {column} has subsets, but no other column has ids of the images, so it is not used. Add a column "
+        "of file names.")) for path, column in columns.items()]
+
+
+def name_as_in_training(labels: "pd.Series[str]", sources: "pd.Series[str]") -> "pd.Series[str]":
+    """Return the labels, in the training images' case and digits: Cat and 01 of a test table are their cat and 1."""
+    is_train = sources == "train"
+    classes = set(labels[is_train])
+    num_by_key = Counter(map(number_key, classes))
+    names = {number_key(name): name for name in classes if num_by_key[number_key(name)] == 1}
+    return labels.map(lambda label: label if label in classes else names.get(number_key(label), label))
 
 
 def find_missing(table: TableLabels, max_missing: float) -> list[Finding]:

@@ -19,7 +19,7 @@ MAX_PREFIXES = 200
 MAX_PARTS = 20
 MIN_COMMON = 0.5  # fraction of the class folders that are classes of the table
 _PREFIXES = (r"^(.+?)(?:[._-]+[0-9]+)+\.[^.]+$", r"^([^._-]+)[._-].*[._-]")  # of file names: before numbers, first word
-_OTHER_TABLES = (".mat", ".xlsx", ".xls", ".ods", ".parquet", ".feather", ".jsonl")
+_OTHER_TABLES = (".mat", ".xlsx", ".xls", ".ods", ".parquet", ".feather")
 
 
 def training_images(images: pd.DataFrame) -> pd.DataFrame:
@@ -137,8 +137,14 @@ def _with_other_subsets(
 
 
 def require_single_root(images: pd.DataFrame) -> None:
-    """Raise ConfigError if class folders are in several folders of training images, such as two sizes of them."""
-    if len(roots := sorted(training_images(images)["root"].unique())) > 1:
+    """Raise ConfigError if class folders are in several folders of training images, such as two sizes of them.
+
+    Folders without a common class, such as train.X1 and train.X2 of ImageNet-100, are parts.
+    """
+    train = training_images(images)
+    folders = train[["root", "subfolder"]].drop_duplicates()
+    roots = sorted(folders["root"].unique())
+    if folders["subfolder"].duplicated().any():
         raise ConfigError(f"Several folders have training images in class folders: {', '.join(roots)}. Set "
                           "data.train_folder to one of them.")
 
@@ -146,17 +152,17 @@ def require_single_root(images: pd.DataFrame) -> None:
 def describe_unread_table(others: Collection[str], lists: Collection[str] = ()) -> str:
     """Return the message about a file that may be a table of labels, but is not supported; "" if there is none.
 
-    ``lists`` are text files that list images, and may have labels, too.
+    ``lists`` are other files that name images, and may have labels, too.
     """
-    unread = [*(path for path in others if path.lower().endswith(_OTHER_TABLES)), *lists]
-    return (f"The labels may be in {unread[0]}, a file of a type that is not supported. Convert it to a CSV table with "
+    unread = [*lists, *(path for path in others if path.lower().endswith(_OTHER_TABLES))]
+    return (f"The labels may be in {unread[0]}, a file of a form that is not supported. Convert it to a CSV table with "
             "a column of file names and one of classes, and set data.label_table to it.") if unread else ""
 
 
 def describe_no_labels(images: pd.DataFrame, others: Collection[str], lists: Collection[str], reasons: str) -> str:
     """Return the message for images without labels, with the folders and label files that exist.
 
-    ``lists`` are text files that list images. ``reasons`` are sentences about the tables without labels, with a space
+    ``lists`` are files that name images. ``reasons`` are sentences about the tables without labels, with a space
     before each.
     """
     train = training_images(images)

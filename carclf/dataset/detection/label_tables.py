@@ -2,14 +2,14 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
 from carclf.config.settings import Data
-from carclf.dataset.detection.given_subsets import FLAGS, has_numbers, is_called_like_flag, read_roles
+from carclf.dataset.detection.given_subsets import FLAGS, has_unknown_subsets, is_called_like_flag, read_roles
 from carclf.dataset.detection.groups import is_group_column
-from carclf.dataset.detection.ids import ImageNames, Joined, describe_unmatched, first_of_each, join
+from carclf.dataset.detection.ids import ImageNames, Joined, describe_unmatched, first_of_each, join, join_by_keys
 from carclf.dataset.detection.result import class_key, class_name
 from carclf.dataset.detection.tables import LABEL_SEPARATOR, NAME_OF_LABELS, Table, is_usual_label
 from carclf.errors import ConfigError, DataError
@@ -18,6 +18,7 @@ from carclf.formatting import format_count, format_list
 _ONE_HOT = {name: int(flag) for name, flag in FLAGS.items()} | {"": 0, "x": 1}  # in lower case
 _WHOLE = r"[0-9]+\.0"  # of numbers in a column with missing values, as other tools write them
 _NUM_CHECKED = 1000  # values with several words
+_NAME_OF_TAGS = re.compile("tags|attributes|annotations")  # of a column, in lower case
 
 
 class AmbiguousColumnError(ConfigError):
@@ -65,7 +66,42 @@ def join_tables(tables: Sequence[Table], images: pd.DataFrame, config: Data) -> 
         results = [result for pool in names[role] if (result := join(table, pool, config))]
         if results:
             joined.append(max(results, key=lambda result: (result.match.is_complete, result.match.num_images)))
-    return joined
+    return join_by_keys(tables, joined)
+
+
+def read_all_labels(
+    joined: Sequence[Joined], targets: Sequence[str], config: Data
+) -> tuple[list[TableLabels], list[tuple[str, ConfigError | DataError]]]:
+    """Return the tables with labels, and the errors of others by path.
+
+    The best table of the training images decides about the column: other tables that have it, such as a small test
+    table in which each class occurs once, have their labels in it as well.
+    """
+    results: dict[str, TableLabels | ConfigError | DataError | None] = {}
+    for table in joined:
+        if table.table.role in ("", "train"):
+            results[table.path] = _try_reading(table, targets, config)
+    labeled = [labels for labels in results.values() if isinstance(labels, TableLabels) and len(labels.values)]
+    best = max(labeled, key=lambda labels: (labels.rank, len(labels.values)), default=None)
+    for table in joined:
+        columns = table.table.find_columns(best.column) if best and table.path != best.joined.path else []
+        if best and columns and table.table.rows[columns[0]].nunique() > 1:
+            column = config.model_copy(update={"label_column": columns[0]})
+            labels = _try_reading(table, targets, column)
+            results[table.path] = replace(labels, rank=best.rank) if isinstance(labels, TableLabels) else labels
+        elif table.path not in results:
+            results[table.path] = _try_reading(table, targets, config)
+    candidates = [(table, results[table.path]) for table in joined]
+    return ([labels for table, labels in candidates if isinstance(labels, TableLabels)
+             and (len(labels.values) or table.match.ambiguous)],
+            [(table.path, error) for table, error in candidates if isinstance(error, ConfigError | DataError)])
+
+
+def _try_reading(table: Joined, targets: Sequence[str], config: Data) -> "TableLabels | ConfigError | DataError | None":
+    try:
+        return read_labels(table, targets, config)
+    except (AmbiguousColumnError, DataError) as error:
+        return error
 
 
 def describe_unlabeled(
@@ -199,7 +235,7 @@ def _may_be_label(values: "pd.Series[str]", column: str, is_usual: bool) -> bool
         return False
     fraction = r"-?[0-9]*\.(?!0$)[0-9]+" if is_usual else r"-?[0-9]*\.[0-9]+"
     return not all(re.fullmatch(fraction, value) for value in distinct) and not (
-        read_roles(column, distinct) or has_numbers(column, distinct))
+        read_roles(column, distinct) or has_unknown_subsets(column, distinct))
 
 
 def _lists(distinct: set[str], column: str) -> list[str]:
@@ -216,6 +252,8 @@ def _lists(distinct: set[str], column: str) -> list[str]:
     are_lists = all(names <= singles or (may_have_numbers and all(map(str.isdecimal, names))) for names in parts)
     if are_lists:
         return lists
+    if _NAME_OF_TAGS.search(column.lower()) and sum(map(len, parts)) >= 2 * len(set[str]().union(*parts)):
+        return lists  # a word has two values on average
     has_bars = not singles and all("|" in value for value in lists)
     return [value for value in lists if "|" in value and (has_bars or not singles.isdisjoint(value.split("|")))]
 
@@ -255,7 +293,10 @@ def combine(candidates: Sequence[TableLabels]) -> list[TableLabels]:
     Raises ConfigError if two tables of a subset fit equally well and have different labels.
     """
     candidates = [candidate for candidate in candidates if candidate.role != "predict"] or candidates
-    candidates = [candidate for candidate in candidates if candidate.rank] or candidates
+    classes = frozenset[str]().union(*(candidate.classes for candidate in candidates if candidate.role == "train"))
+    if any(candidate.rank for candidate in candidates):
+        candidates = [candidate for candidate in candidates if candidate.rank
+                      or (candidate.role != "train" and candidate.classes <= classes)]
     result = []
     for role in dict.fromkeys(candidate.role for candidate in candidates):
         fitting = [candidate for candidate in candidates if candidate.role == role]

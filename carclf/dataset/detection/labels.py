@@ -12,8 +12,11 @@ from carclf.dataset.detection.label_findings import (
     check_lists,
     compare,
     find_missing,
+    find_unjoined,
     find_unlisted,
+    find_unread_files,
     find_unused_lists,
+    name_as_in_training,
 )
 from carclf.dataset.detection.label_folders import (
     are_parts,
@@ -32,7 +35,7 @@ from carclf.dataset.detection.label_tables import (
     combine,
     describe_unlabeled,
     join_tables,
-    read_labels,
+    read_all_labels,
 )
 from carclf.dataset.detection.result import Detection
 from carclf.dataset.detection.subset_lists import LABEL_COLUMN, has_image_names
@@ -48,8 +51,9 @@ MAX_REASONS = 3  # of tables without labels, in one message
 class Evidence:
     """What the labels may follow from.
 
-    ``images`` are those that are not in the test set, ``tables`` those of the files and of COCO JSON, ``lists`` those
-    of subsets, ``errors`` those of unreadable tables, and ``targets`` the sample submission's columns.
+    ``images`` are those that are not in the test set, ``tables`` those of the files and of JSON, ``lists`` those of
+    subsets, ``errors`` those of unreadable tables, ``unread`` files that name images in a form that is not read, and
+    ``targets`` the sample submission's columns.
     """
 
     images: pd.DataFrame
@@ -57,6 +61,7 @@ class Evidence:
     lists: Sequence[Table]
     errors: Mapping[str, DataError]
     others: Sequence[str]
+    unread: Sequence[str]
     targets: Sequence[str]
     config: Data
 
@@ -111,6 +116,8 @@ def find_labels(evidence: Evidence) -> Labeled:
                      or not (evidence.targets and table.table.role in ("test", "predict"))]
     subsets = find_subsets(
         evidence.images.loc[labels.values.index], about_labeled, columns, evidence.config.subset_column)
+    labels = replace(labels, values=name_as_in_training(labels.values, subsets.sources))
+    findings += find_unread_files(evidence.unread) + find_unjoined(evidence.tables, all_joined)
     return Labeled(labels, subsets, [*all_joined, *lists], [*findings, *labels.findings, *subsets.findings])
 
 
@@ -141,17 +148,9 @@ def _read_tables(
         advice = "set data.id_column or data.id_form" if form == "auto" else f"change data.id_form, which is {form}"
         raise ConfigError(f"data.label_table: {problem} Correct its ids, or {advice}.")
     _require_columns(evidence)
-    candidates: list[TableLabels] = []
+    candidates, errors = read_all_labels(joined, evidence.targets, evidence.config)
     findings = [Finding("invalid_label_table", path, f"{error} It is not used.")
                 for path, error in evidence.errors.items()]
-    errors: list[tuple[str, ConfigError | DataError]] = []
-    for table in joined:
-        try:
-            labels = read_labels(table, evidence.targets, evidence.config)
-        except (AmbiguousColumnError, DataError) as error:
-            errors.append((table.path, error))
-        else:
-            candidates += [labels] if labels and (len(labels.values) or table.match.ambiguous) else []
     findings += _find_unusable(evidence, folders, errors, candidates)
     if evidence.config.label_table and not candidates:
         reason = " ".join(describe_unlabeled(evidence.tables, joined, evidence.images, evidence.config))
@@ -224,12 +223,13 @@ def _from_prefixes(evidence: Evidence, joined: Sequence[Joined]) -> Labels:
     if prefixes is not None and setting == "auto" and _may_have_labels(unmatched, prefixes.nunique()):
         raise ConfigError(f"The labels may be in a table, or be prefixes of names, such as {prefixes.min()}.{text} "
                           "Correct the table, or set data.label_source to file_names.")
-    if prefixes is not None and setting == "auto" and (unread := describe_unread_table(evidence.others)):
+    lists = [table.path for table in evidence.lists if LABEL_COLUMN in table.rows]  # check_lists compares them
+    if prefixes is not None and setting == "auto" and (
+            unread := describe_unread_table(evidence.others, [] if lists else evidence.unread)):
         raise ConfigError(f"{unread} If the labels are prefixes of names, such as {prefixes.min()}, set "
                           "data.label_source to file_names.")
     if prefixes is None:
-        lists = [table.path for table in evidence.lists if LABEL_COLUMN in table.rows]
-        problem = describe_no_labels(evidence.images, evidence.others, lists, text)
+        problem = describe_no_labels(evidence.images, evidence.others, [*lists, *evidence.unread], text)
         raise DataError(problem) if setting == "auto" else ConfigError(f"data.label_source is {setting}. {problem}")
     num_prefixes = format_count(prefixes.nunique(), "prefix", "prefixes")
     example = evidence.images.loc[prefixes.index[prefixes == prefixes.min()][0], "path"].rpartition("/")[2]

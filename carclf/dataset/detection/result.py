@@ -39,10 +39,11 @@ def class_name(text: str) -> str:
 def class_key(name: str) -> str:
     """Return the form in which the names of classes are compared: C/V Cargo, C-V Cargo and c_v_cargo are equal.
 
-    Numbers stay text: 1 and 01 differ.
+    Numbers stay text: 1 and 01 differ. Signs stay: A+ and A-, 1 and -1.
     """
     name = class_name(name)
-    return re.sub(r"[\W_]+", "-", name.casefold()).strip("-") or name
+    sign = next(iter(re.findall(r"^-(?=[0-9.]+$)|[+-]$", name)), "")
+    return (re.sub(r"[\W_]+", "-", name.casefold()).strip("-") + sign) if re.search(r"\w", name) else name
 
 
 def number_key(name: str) -> str:

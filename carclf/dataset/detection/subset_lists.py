@@ -9,15 +9,15 @@ import pandas as pd
 
 from carclf.dataset.detection.files import Files, normalized
 from carclf.dataset.detection.subsets import role_of, roles_of
-from carclf.dataset.detection.tables import MAX_BYTES, Table, decode, image_names
+from carclf.dataset.detection.tables import MAX_BYTES, SUBSET_COLUMN, Table, decode, image_names
 from carclf.dataset.layout import IMAGE_SUFFIXES
 
 # A small number at the start of a line may be anything, also next to 0.jpg and 1.jpg: ids have as many digits as all
 # images, at least MIN_PADDED, or at least MIN_DIGITS if the images have different numbers of digits.
 MIN_DIGITS, MAX_DIGITS, MIN_PADDED = 5, 100, 3
-ID_COLUMN, LABEL_COLUMN, SUBSET_COLUMN = "1", "2", "split"
+ID_COLUMN, LABEL_COLUMN = "1", "2"
 _SUFFIXES = "|".join(re.escape(suffix) for suffix in IMAGE_SUFFIXES)
-_IMAGE = re.compile(rf"[\"']?(.+?(?:{_SUFFIXES}))(?=$|[\s,;|?\"'])", re.IGNORECASE)  # a path may have spaces
+IMAGE = re.compile(rf"[\"']?(.+?(?:{_SUFFIXES}))(?=$|[\s,;|?\"'])", re.IGNORECASE)  # a path may have spaces
 _SEPARATORS = " \t,;|\"'"
 _SUBSET_FILE = re.compile("split|partition|subset")
 
@@ -57,13 +57,13 @@ def _read_lines(files: Files, path: str, names: Collection[str]) -> list[str]:
     if (files.root / path).stat().st_size > MAX_BYTES:
         return []
     lines = map(str.strip, decode((files.root / path).read_bytes(), names)[0].splitlines())
-    return [line for line in lines if line and (not line.startswith("#") or _IMAGE.fullmatch(line))]
+    return [line for line in lines if line and (not line.startswith("#") or IMAGE.fullmatch(line))]
 
 
 def _read_rows(lines: Sequence[str], names: Collection[str], num_digits: range) -> list[tuple[str, str]]:
     """Return the ids and the words after them, without a header; [] if most lines do not start with an id."""
     rows = [(line, "") for line in lines]
-    if not _are_images(lines, names) or any(map(_IMAGE.match, lines)):
+    if not _are_images(lines, names) or any(map(IMAGE.match, lines)):
         rows = list(map(_split_line, lines))
         ids = [image for image, _ in rows if not image.isdecimal() or len(image) in num_digits]
         if not _are_images(ids, names, len(rows)):
@@ -88,7 +88,7 @@ def _to_tables(path: str, rows: list[tuple[str, str]], known: Collection[str]) -
 
 def _split_line(line: str) -> tuple[str, str]:
     """Return the id at the start of a line, and the word after it."""
-    match = _IMAGE.match(line)
+    match = IMAGE.match(line)
     image = match[1] if match else re.split(f"[{_SEPARATORS}]", line.strip(_SEPARATORS), maxsplit=1)[0]
     rest = line[line.index(image) + len(image):].strip(_SEPARATORS)
     return image, re.split(f"[{_SEPARATORS}]", rest, maxsplit=1)[0]
@@ -96,7 +96,7 @@ def _split_line(line: str) -> tuple[str, str]:
 
 def _are_images(ids: Sequence[str], names: Collection[str], num_lines: int = 0) -> bool:
     """Return True if most of the lines have the name of an image, or of a file that is one by its extension."""
-    num_images = sum(bool(_IMAGE.fullmatch(image)) or normalized(image).rpartition("/")[2] in names for image in ids)
+    num_images = sum(bool(IMAGE.fullmatch(image)) or normalized(image).rpartition("/")[2] in names for image in ids)
     return num_images > (num_lines or len(ids)) / 2
 
 
@@ -107,15 +107,19 @@ def _read_json(path: str, data: object) -> dict[str, list[str]]:
         is_list = all(map(_is_list, objects.values() if objects else [data]))
         return {role: list(_ids(data))} if is_list else {}
     subsets = [name for name in objects if role_of(name)]
-    if len(subsets) < 2:  # noqa: PLR2004
+    if len(subsets) < 2 or all(_has_records(objects[name]) for name in subsets):  # noqa: PLR2004
         return {}
     subsets.sort(key=lambda name: name != "trainval")  # it is first, so that train replaces it
     return {role_of(name): ids for name in subsets if (ids := list(_ids(objects[name])))}
 
 
 def _is_list(items: object) -> bool:
-    """Return True for a list without records, which may have the labels."""
-    return isinstance(items, list) and not any(isinstance(item, dict) for item in items)
+    return isinstance(items, list) and not _has_records(items)
+
+
+def _has_records(items: object) -> bool:
+    """Return True for a list with records, which may have the labels."""
+    return isinstance(items, list) and any(isinstance(item, dict) for item in items)
 
 
 def _ids(items: object) -> Iterator[str]:
@@ -129,7 +133,7 @@ def _ids(items: object) -> Iterator[str]:
     for item in items if isinstance(items, list) else []:
         values = item.values() if isinstance(item, dict) else item if isinstance(item, list) else [item]
         if texts := [value for value in values if isinstance(value, str)]:
-            yield next(filter(_IMAGE.fullmatch, texts), texts[0])
+            yield next(filter(IMAGE.fullmatch, texts), texts[0])
 
 
 def has_image_names(table: Table) -> bool:

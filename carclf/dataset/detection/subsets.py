@@ -13,11 +13,12 @@ from carclf.errors import ConfigError
 from carclf.formatting import format_count, format_list
 
 NAMES_BY_ROLE = {
-    "train": {"train", "training", "trainset", "traindata", "trainval"},
-    "val": {"val", "valid", "validation", "valset", "valdata", "dev"},
-    "test": {"test", "testing", "tests", "testset", "testdata", "holdout", "eval", "evaluation"},
+    "train": {"train", "training", "trainval"},
+    "val": {"val", "valid", "validation", "dev"},
+    "test": {"test", "testing", "tests", "holdout", "eval", "evaluation"},
     "predict": {"pred", "predict", "prediction", "predictions", "preds", "predicted", "unlabeled"},
 }
+_SUFFIX = re.compile("(set|data|list|files|images|imgs)$")  # of a name that is written together: trainset, testlist
 
 
 def role_of(name: str) -> str:
@@ -27,8 +28,9 @@ def role_of(name: str) -> str:
 
 def roles_of(name: str) -> list[str]:
     """Return train, val, test or predict for each word of the name that is one."""
-    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)
-    return [role for word in words for role, names in NAMES_BY_ROLE.items() if word.lower() in names]
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", re.sub("(?<![a-z])train[_-]val(?![a-z])", "trainval", name))
+    return [role for word in words for role, names in NAMES_BY_ROLE.items()
+            if word.lower() in names or _SUFFIX.sub("", word.lower()) in names]
 
 
 def list_images(files: Files, config: Data) -> pd.DataFrame:

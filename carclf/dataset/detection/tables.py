@@ -21,8 +21,10 @@ LABEL_SEPARATOR = re.compile(r"[ ,;|]+")  # of the labels in a list
 # Columns with these names are preferred to others with as good values.
 _LABEL_NAMES = {"label", "labels", "class", "classes", "classname", "category", "categoryid", "target"}
 NAME_OF_LABELS = re.compile("label|class|categor|attribute|annotation|tag|target")  # of a column, in lower case
+SUBSET_COLUMN = "split"  # of JSON files and lists, which have no column
 MAX_BYTES = 1 << 28
 MIN_PIXEL_COLUMNS = 16
+_EXCEL_SEPARATOR = re.compile(r"\Asep=[,;\t|]\r?\n")  # a first line for Excel
 NUM_SNIFFED = 20  # lines
 # The frequency of characters distinguishes these, but not cp1252 (western languages) from cp1250 and DOS code pages.
 COMMON_CODE_PAGES = ["cp1251", "cp1252", "cp932", "gb18030", "cp949", "cp950"]
@@ -112,6 +114,7 @@ def read_table(root: Path, name: str, names: Collection[str] = ()) -> Table:
     if path.stat().st_size > MAX_BYTES:
         raise DataError(f"{path.name} has more than {MAX_BYTES >> 20} MB. Remove columns that are not needed.")
     text, guessed_encoding = decode(path.read_bytes(), names)
+    text = _EXCEL_SEPARATOR.sub("", text, count=1)
     separator = _find_separator(text)
     rows = _read_rows(path.name, text, separator)
     if not rows:

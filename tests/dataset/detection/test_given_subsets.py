@@ -35,6 +35,26 @@ def test_a_column_of_subsets_counts_next_to_prefixes_of_names(layout_of: Any) ->
     assert layout.images["source"].value_counts().to_dict() == {"train": 4, "val": 2, "holdout": 2}
 
 
+def test_a_column_called_split_with_unknown_words_is_reported(layout_of: Any) -> None:
+    layout = layout_of(IN_FOLDERS, {"list.csv": table_of("split", ["tr", "tr", "te", "te"])})
+    assert [finding.kind for finding in layout.findings] == ["unused_subsets"]
+    assert set(layout.images["source"]) == {"train"}
+
+
+def test_a_split_may_have_the_keys_of_another_table(layout_of: Any) -> None:
+    numbers = range(1, 9)  # image 1 is 0.jpg, so the names are not the keys
+    images = "image_id,path\n" + "".join(f"{n},{path}\n" for n, path in zip(numbers, IN_FOLDERS, strict=True))
+    split = "image_id,is_train\n" + "".join(f"{n},{int(n < 7)}\n" for n in numbers)
+    layout = layout_of(IN_FOLDERS, {"images.csv": images, "train_test_split.csv": split})
+    assert layout.images.loc[layout.images["source"] == "holdout", "path"].tolist() == ["suv/6.jpg", "van/7.jpg"]
+
+
+def test_a_split_without_images_is_reported(layout_of: Any) -> None:
+    split = "key,split\n" + "".join(f"k{n},{['train', 'test'][n // 6]}\n" for n in range(8))
+    layout = layout_of(IN_FOLDERS, {"split.csv": split})
+    assert "unused_subsets" in {finding.kind for finding in layout.findings}
+
+
 def test_the_setting_chooses_the_column_of_subsets_or_none(layout_of: Any) -> None:
     table = table_of("fold_test", ["yes", "no"])
     assert set(layout_of(IN_FOLDERS, {"list.csv": table}).images["source"]) == {"train"}

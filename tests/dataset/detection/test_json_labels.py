@@ -18,6 +18,12 @@ IMAGES = [f"images/{name}" for name in NAMES]
     [{"image": name, "kind": CLASSES[n % 2], "box": [1, 2]} for n, name in enumerate(NAMES)],
     [{"image": name, "kind": CLASSES[n % 2], "width": 100 + n} for n, name in enumerate(NAMES)],
     [{"image": name, "kind": [CLASSES[n % 2]], "box": None if n else [1]} for n, name in enumerate(NAMES)],
+    [{"image": f"/home/x/photos/{name}", "kind": CLASSES[n % 2]} for n, name in enumerate(NAMES)],
+    [{"image": name.replace(".jpg", ".PNG"), "kind": CLASSES[n % 2]} for n, name in enumerate(NAMES)],
+    {name: {"kind": CLASSES[n % 2], "box": [1]} for n, name in enumerate(NAMES)},
+    {label: NAMES[n::2] for n, label in enumerate(CLASSES)},
+    {"labels": [[f"00000/{name}", CLASSES[n % 2]] for n, name in enumerate(NAMES)]},
+    {"info": {"version": 1}, "data": [{"image": name, "kind": CLASSES[n % 2]} for n, name in enumerate(NAMES)]},
 ])
 def test_labels_by_file_name_and_records_are_read_like_tables(layout_of: Any, data: object) -> None:
     layout = layout_of(IMAGES, {"labels.json": json.dumps(data)})
@@ -125,7 +131,29 @@ def test_nested_labels_are_not_replaced_by_another_field(layout_of: Any, label: 
 def test_other_json_files_next_to_a_table_change_nothing(layout_of: Any, data: object) -> None:
     table = "file,label\n" + "".join(f"{name},{n % 2}\n" for n, name in enumerate(NAMES))
     layout = layout_of(IMAGES, {"labels.csv": table, "filenames.json": json.dumps(data)})
-    assert layout.class_names == ("0", "1") and layout.findings == ()
+    assert layout.class_names == ("0", "1")
+    assert {finding.kind for finding in layout.findings} <= {"unmatched_label_table"}
+
+
+def test_json_lines_are_records(layout_of: Any) -> None:
+    lines = "".join(json.dumps({"file_name": name, "label": CLASSES[n % 2]}) + "\n" for n, name in enumerate(NAMES))
+    assert layout_of(IMAGES, {"images/metadata.jsonl": lines}).images["label"].tolist() == CLASSES * 4
+
+
+def test_lists_of_records_by_subset_have_labels_and_subsets(layout_of: Any) -> None:
+    records = [{"image": name, "label": CLASSES[n % 2]} for n, name in enumerate(NAMES)]
+    data = {"train": records[:4], "val": records[4:6], "test": records[6:]}
+    images = layout_of(IMAGES, {"data.json": json.dumps(data)}).images
+    assert images["label"].tolist() == CLASSES * 4
+    assert images["source"].tolist() == ["train"] * 4 + ["val"] * 2 + ["holdout"] * 2
+
+
+@pytest.mark.parametrize("path", ["{}", "photos/{}", "/home/x/{}"])
+def test_a_json_split_may_have_paths_of_another_folder(layout_of: Any, path: str) -> None:
+    images = [f"data/{CLASSES[n % 2]}/{name}" for n, name in enumerate(NAMES)]
+    data = [{"file": path.format(image), "split": ["train", "test"][n // 6]} for n, image in enumerate(images)]
+    layout = layout_of(images, {"split.json": json.dumps(data)})
+    assert layout.images["source"].value_counts().to_dict() == {"train": 6, "holdout": 2}
 
 
 def test_nested_fields_next_to_a_label_do_not_matter(layout_of: Any) -> None:

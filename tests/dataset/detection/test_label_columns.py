@@ -10,6 +10,7 @@ from carclf.errors import ConfigError, DataError
 
 NUMBERS = range(24)
 IMAGES = [f"images/{n:02d}.jpg" for n in NUMBERS]
+CLASSES = [f"breed{n}" for n in range(8)]
 IN_PARTS = [f"images_part_{1 + n % 2}/{n:02d}.jpg" for n in NUMBERS]
 
 
@@ -111,3 +112,74 @@ def test_a_table_of_test_images_with_other_classes_is_rejected_unless_it_has_pre
         return
     layout = layout_of(images, {name: table})
     assert layout.images["source"].value_counts().to_dict() == {"train": 24, "test": 8}
+
+
+def breeds(first: int, number: int, *others: str, column: str = "breed") -> str:
+    rows = [",".join([f"{n:02d}.jpg", CLASSES[n % 8], *others]) for n in range(first, first + number)]
+    return "\n".join([f"file,{column}", *rows]) + "\n"
+
+
+@pytest.mark.parametrize(("tables", "expected"), [
+    ({"train.csv": breeds(0, 16), "test.csv": breeds(16, 8)}, {"train": 16, "holdout": 8}),
+    ({"train.csv": breeds(0, 16), "val.csv": breeds(16, 8)}, {"train": 16, "val": 8}),
+    ({"labels_2019.csv": breeds(0, 16), "labels_2020.csv": breeds(16, 8)}, {"train": 24}),
+    ({"train.csv": breeds(0, 16, column="label"), "test.csv": breeds(16, 8, column="label")},
+     {"train": 16, "holdout": 8}),
+])
+def test_a_small_table_has_its_labels_in_the_same_column(
+    layout_of: Any, tables: dict[str, str], expected: dict[str, int]
+) -> None:
+    layout = layout_of(IMAGES, tables)
+    assert layout.images["source"].value_counts().to_dict() == expected
+    assert labels_of(layout) == CLASSES * 3
+
+
+def test_another_column_of_the_test_table_is_not_the_label(layout_of: Any) -> None:
+    train = breeds(0, 16, "l", column="breed,side")
+    rows = [f"{n}.jpg,{CLASSES[n % 8]},{'lr'[n % 2]}\n" for n in range(16, 24)]
+    test = "file,breed,side\n" + "".join(rows)
+    layout = layout_of(IMAGES, {"train.csv": train, "test.csv": test})
+    assert labels_of(layout) == CLASSES * 3 and layout.class_names == tuple(CLASSES)
+
+
+def test_a_test_table_may_have_another_name_for_the_column_of_the_same_classes(layout_of: Any) -> None:
+    train = "file,label\n" + "".join(f"{n:02d}.jpg,{'ab'[n % 2]}\n" for n in range(16))
+    test = "file,gt\n" + "".join(f"{n}.jpg,{'ab'[n % 2]}\n" for n in range(16, 24))
+    layout = layout_of(IMAGES, {"train.csv": train, "test.csv": test})
+    assert layout.images["source"].value_counts().to_dict() == {"train": 16, "holdout": 8}
+
+
+def test_test_labels_are_the_training_images_classes_in_another_case_or_with_zeros(layout_of: Any) -> None:
+    for names, others in ((("cat", "dog"), ("Cat", "DOG")), (("1", "2"), ("01", "02"))):
+        tables = {f"{role}.csv": "file,label\n" + "".join(f"{n:02d}.jpg,{labels[n % 2]}\n" for n in rows)
+                  for role, labels, rows in (("train", names, range(16)), ("test", others, range(16, 24)))}
+        assert layout_of(IMAGES, tables).class_names == names
+
+
+def test_tags_are_several_labels(layout_of: Any) -> None:
+    tags = ["clear road", "clear water", "haze road", "haze water", "clear", "haze"]
+    with pytest.raises(DataError, match="Images with several labels are not supported"):
+        layout_of(IMAGES, {"train.csv": table_of("image_name,tags", tags)})
+
+
+def test_classes_may_differ_in_a_sign(layout_of: Any) -> None:
+    folders = [f"{role}/{name}/{n}.jpg" for role, names in (("train", ("A+", "A-")), ("test", ("a+", "a-")))
+               for n, name in enumerate(names * 4)]
+    layout = layout_of(folders)
+    assert layout.class_names == ("A+", "A-") and layout.findings == ()
+    assert set(layout.images.loc[layout.images["path"].str.contains("a-"), "label"]) == {"A-"}
+
+
+def test_minus_1_may_mean_that_there_is_no_label(layout_of: Any) -> None:
+    values = table_of("image,label", ["1", "-1"])
+    assert {finding.kind for finding in layout_of(IMAGES, {"train.csv": values}).findings} == {"placeholder_class"}
+
+
+def test_training_folders_without_a_common_class_are_parts(layout_of: Any) -> None:
+    images = [f"{folder}/{n}{m}.jpg" for m in range(3) for n, folder in enumerate(
+        ["train.X1/suv", "train.X1/van", "train.X2/car", "train.X2/bus", "val.X/suv", "val.X/van", "val.X/car"])]
+    layout = layout_of(images)
+    assert layout.class_names == ("bus", "car", "suv", "van")
+    assert layout.images["source"].value_counts().to_dict() == {"train": 12, "val": 9}
+    with pytest.raises(ConfigError, match=r"data\.train_folder"):
+        layout_of([*images, "train.X2/suv/a.jpg"])

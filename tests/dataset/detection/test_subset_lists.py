@@ -62,6 +62,15 @@ def test_a_list_needs_no_training_list(layout_of: Any, name: str) -> None:
     assert sources_of(layout_of(IN_FOLDERS, {name: f"{path}\n"})) == {"train": 7, "holdout": 1}
 
 
+@pytest.mark.parametrize("names", [("trainlist01.txt", "testlist01.txt"), ("trainfiles.txt", "testfiles.txt"),
+                                   ("train_val.txt", "test.txt"), ("trainlist.csv", "testlist.csv")])
+def test_words_of_a_list_may_be_written_together(layout_of: Any, names: tuple[str, str]) -> None:
+    header = "file\n" * names[0].endswith(".csv")
+    files = {name: header + "".join(f"{path}\n" for path in paths)
+             for name, paths in zip(names, (IN_FOLDERS[:6], IN_FOLDERS[6:]), strict=True)}
+    assert sources_of(layout_of(IN_FOLDERS, files)) == {"train": 6, "holdout": 2}
+
+
 @pytest.mark.parametrize("name", ["train_test_split.txt", "split.txt"])
 def test_a_list_of_a_split_has_the_subset_in_each_line(layout_of: Any, name: str) -> None:
     text = "".join(f"{path} {['train', 'test'][n // 6]}\n" for n, path in enumerate(IN_FOLDERS))
