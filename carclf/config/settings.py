@@ -278,8 +278,9 @@ class FineTune(Section):
         "inference", description="BatchNormalization: nothing trains, scale and offset train (affine), or the "
                                  "statistics change too.")
     num_phases: int = Field(1, ge=1, le=10, description="Phases in which blocks are unfrozen and images grow.")
-    initial_size_fraction: float = Field(
-        1.0, ge=0.25, le=1, description="Image side in the first phase, as a fraction of the full side.")
+    size_fraction: float = Field(
+        1.0, ge=0.25, le=1, description="Image side in training, as a fraction of the side that predicts; with several "
+                                        "phases, the side grows from this fraction to the full side.")
     label_smoothing: FractionBelowOne = Field(0.1, description="Fraction of the target spread over all classes.")
     mixup: Fraction = Field(0.0, description="Fraction of the batches to which MixUp is applied.")
     cutmix: Fraction = Field(0.0, description="Fraction of the batches to which CutMix is applied.")
@@ -470,16 +471,13 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check_image_sizes(self) -> "Config":
-        backbone, fraction = self.model.backbone, self.fine_tune.initial_size_fraction
+        backbone, fraction = self.model.backbone, self.fine_tune.size_fraction
         if backbone == "Tiny" and fraction != 1:
-            raise ValueError("The backbone Tiny has one image size: set fine_tune.initial_size_fraction to 1.")
+            raise ValueError("The backbone Tiny has one image size: set fine_tune.size_fraction to 1.")
         min_size = FAMILY_BY_BACKBONE[backbone].min_size
         if min(*self.model.image_size, *scaled_size(self.model.image_size, fraction)) < min_size:
             raise ValueError(f"{backbone} needs images of at least {min_size} px. Raise model.image_height, "
-                             "model.image_width or fine_tune.initial_size_fraction.")
-        if fraction < 1 and self.fine_tune.num_phases == 1:
-            raise ValueError(f"fine_tune.initial_size_fraction = {fraction:g} needs several phases. Set "
-                             "fine_tune.num_phases to at least 2, or fine_tune.initial_size_fraction to 1.")
+                             "model.image_width or fine_tune.size_fraction.")
         return self
 
     @model_validator(mode="after")

@@ -202,9 +202,10 @@ class FineTuning:
         return settings.model_copy(update={"batch_size": batch_size}).resolve_auto(self.config.model.backbone)
 
     def _trial_settings(self, settings: FineTune) -> FineTune:
-        """Return the settings for trials: a batch size, enough steps, and full-size images."""
+        """Return the settings for trials: a batch size, enough steps, and the largest images of the training."""
         settings = self._with_batch_size(settings, settings.batch_size or TRIAL_BATCH_SIZE)
-        return settings.model_copy(update={"epochs": NUM_RATES, "num_phases": 1})
+        size_fraction = settings.size_fraction if settings.num_phases == 1 else 1.0
+        return settings.model_copy(update={"epochs": NUM_RATES, "num_phases": 1, "size_fraction": size_fraction})
 
     def _read_trials(self, key: str) -> StoredTrials | None:
         if not (saved := self.store.read(key)):
@@ -269,12 +270,11 @@ class FineTuning:
         ``max_steps`` limits the steps of an epoch; 0 for no limit.
         """
         augmenter = Augmenter(self.config.augment)
-        size = self.start.image_size
+        sizes = epoch_sizes(self.start.image_size, settings.size_fraction, settings.num_phases, settings.epochs)
         images = extract_images(self.archive, self.store)
         rows = self.training_rows if rows is None else rows
-        examples = Examples.from_index(rows, images, augmenter.decode_size(size))
+        examples = Examples.from_index(rows, images, augmenter.decode_size(max(sizes)))
         examples = examples.with_decode_cache(self.archive.content_hash, max_bytes=settings.cache_gb * 1e9)
-        sizes = epoch_sizes(size, settings.initial_size_fraction, settings.num_phases, settings.epochs)
         return TrainingSource(
             examples, augmenter, sizes, settings.batch_size, settings.epochs, self.config.seed, max_steps
         )

@@ -29,15 +29,13 @@ def phases_by_epoch(epochs: int, num_phases: int) -> list[int]:
 def epoch_sizes(size: Size, initial_fraction: float, num_phases: int, epochs: int) -> tuple[Size, ...]:
     """Return the image size (height, width) of each epoch.
 
-    The size grows from phase to phase in steps of 32 px, from ``initial_fraction`` of each side to the full size.
+    The size grows from phase to phase in steps of 32 px, from ``initial_fraction`` of each side to the full size. A
+    single phase keeps that fraction: a random crop enlarges the objects of a training image, so that larger images in
+    predictions have objects of the size that was trained (Touvron et al. 2019, arXiv:1906.06423).
     """
-    sizes = []
-    for phase in phases_by_epoch(epochs, num_phases):
-        fraction = 1.0
-        if num_phases > 1:
-            fraction = initial_fraction + (1 - initial_fraction) * phase / (num_phases - 1)
-        sizes.append(scaled_size(size, fraction))
-    return tuple(sizes)
+    last = max(1, num_phases - 1)
+    return tuple(scaled_size(size, initial_fraction + (1 - initial_fraction) * phase / last)
+                 for phase in phases_by_epoch(epochs, num_phases))
 
 
 def unfreeze(model: keras.Model, fraction: float, *, batch_norm: str = "inference") -> list[list[Any]]:

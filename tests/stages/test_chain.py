@@ -39,7 +39,7 @@ CHANGED_VALUES: dict[str, Any] = {
     "model.precision": "float32",
     "fine_tune.schedule": "plateau",
     "fine_tune.batch_norm": "training",
-    "fine_tune.initial_size_fraction": 0.5,
+    "fine_tune.size_fraction": 0.5,
     "fine_tune.mixup": 0.1,
     "fine_tune.cutmix": 0.1,
     "evaluate.zooms": "1,1.2",
@@ -58,8 +58,7 @@ CHANGED_VALUES: dict[str, Any] = {
 }
 # Settings that are valid only together with another setting.
 REQUIRED = {
-    "split.fold": {"split.num_folds": 3}, "fine_tune.initial_size_fraction": {"fine_tune.num_phases": 2},
-    "fine_tune.xla": {"model.deterministic": False},
+    "split.fold": {"split.num_folds": 3}, "fine_tune.xla": {"model.deterministic": False},
     "data.source": {"data.class_names": "0=sedan"},  # the default source has class names
 }
 # audit.enabled runs the audit, download.extra_data needs folders (see test_data_stages), and force changes every key.

@@ -164,11 +164,12 @@ def test_phases_have_equal_lengths_up_to_rounding():
     ("initial_fraction", "num_phases", "epochs", "sizes"),
     [
         (1.0, 1, 2, [(224, 320), (224, 320)]),
+        (0.5, 1, 2, [(128, 160), (128, 160)]),
         (0.5, 3, 6, [(128, 160), (128, 160), (160, 256), (160, 256), (224, 320), (224, 320)]),
         (0.5, 2, 3, [(128, 160), (128, 160), (224, 320)]),
     ],
 )
-def test_images_grow_from_phase_to_phase_to_the_full_size(initial_fraction, num_phases, epochs, sizes):
+def test_images_grow_from_phase_to_phase_to_the_full_size_or_keep_theirs(initial_fraction, num_phases, epochs, sizes):
     assert list(epoch_sizes((224, 320), initial_fraction, num_phases, epochs)) == sizes
 
 

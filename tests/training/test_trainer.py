@@ -95,7 +95,7 @@ def build_trainer(images, checkpoints, change=lambda model: None, pause_epoch=0,
     backbone = build_backbone("Tiny", StartingWeights("none"), *SIZE)
     model = join_backbone_and_head(backbone, build_head(backbone.output_shape[-1], 3, config.model))
     examples = Examples.from_index(rows[:36], folder, SIZE)
-    sizes = epoch_sizes(SIZE, fine_tune.initial_size_fraction, fine_tune.num_phases, fine_tune.epochs)
+    sizes = epoch_sizes(SIZE, fine_tune.size_fraction, fine_tune.num_phases, fine_tune.epochs)
     source = TrainingSource(
         examples, Augmenter(config.augment), sizes, fine_tune.batch_size, fine_tune.epochs, config.seed
     )
