@@ -75,8 +75,8 @@ def run_demo(options: DemoOptions) -> int:
         airflow.start()
         summary = _run(airflow, plan, options.experiment, store)
         print(f"artifacts    {store}")
-        print_url(airflow)
         if not options.exit:
+            print_url(airflow)
             wait_until_interrupted(processes)
     if options.exit:
         print(json.dumps(summary | {"store": str(store)}))
