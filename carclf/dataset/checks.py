@@ -119,7 +119,7 @@ def _check_training_images(images: pd.DataFrame) -> Iterator[Finding]:
     """Yield a finding about classes that only the labeled test images have, or only the given validation images."""
     labels = {source: set(rows["label"]) - {""} for source, rows in images.groupby("source")}
     for source, noun in (("val", "validation"), ("holdout", "test")):
-        if missing := labels.get(source, set()) - labels.get("train", set()):
+        if missing := labels.get(source, set()) - labels.get("train", set()) - labels.get("extra", set()):
             yield Finding("empty_class", min(missing), (
                 f"{format_count(len(missing), 'class has', 'classes have')} {noun} images, but no training images: "
                 f"{format_labels(missing)}. Add training images of each, or remove its {noun} images."))

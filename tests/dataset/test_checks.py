@@ -52,6 +52,8 @@ def test_a_class_needs_training_images(folder: Path, source: str) -> None:
     index.loc[index["label"] == "3", "source"] = source
     errors = find_problems(index, CheckContext(read_layout(folder), CONFIG))
     assert ("empty_class", "3") in {(finding.kind, finding.path) for finding in errors.reported}
+    index.loc[index["label"] == "3", "source"] = [source, *["extra"] * (sum(index["label"] == "3") - 1)]
+    assert not find_problems(index, CheckContext(read_layout(folder), CONFIG)).errors
 
 
 def break_test_images(folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,14 +21,15 @@ MIN_FRACTION = 0.01  # of the records that have a field; limits the memory of re
 class Coco:
     """The JSON files with labels, and what COCO files have: names of the categories by id, and images' files by id.
 
-    ``unnamed`` are the paths of the files whose categories have no names, or not different ones; ``errors`` are those
-    of files whose labels cannot be read, by path.
+    ``unnamed`` are the paths of the files whose categories have no names, or not different ones; ``unread`` those of
+    files that name images, but give no table; ``errors`` are those of files whose labels cannot be read, by path.
     """
 
     tables: Sequence[Table]
     categories: dict[str, str]
     file_names: dict[str, str]
     unnamed: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
     errors: dict[str, DataError] = field(default_factory=dict)
 
 
@@ -40,8 +41,8 @@ def read_json_files(files: Files) -> tuple[dict[str, object], dict[str, DataErro
             if (files.root / path).stat().st_size > MAX_BYTES:
                 raise ValueError(f"it has more than {MAX_BYTES >> 20} MB")
             data = (files.root / path).read_bytes()
-            is_lines = path.lower().endswith(".jsonl")
-            contents[path] = [json.loads(line) for line in data.splitlines() if line] if is_lines else json.loads(data)
+            lines = filter(bytes.strip, data.splitlines()) if path.lower().endswith(".jsonl") else ()
+            contents[path] = list(map(json.loads, lines)) or json.loads(data)
         except (ValueError, RecursionError) as error:
             errors[path] = DataError(f"{path} cannot be read as JSON: {error}. If it has the labels, replace it.")
     return contents, errors
@@ -78,7 +79,19 @@ def read_coco(json_files: Mapping[str, object], names: Collection[str]) -> Coco:
             rows = pd.DataFrame(sorted(labels), columns=[FILE_COLUMN, LABEL_COLUMN], dtype="object")
             tables.append(Table(path, _with_fields(rows, data)))
     tables, known = _name_apart(tables, categories, unnamed)
-    return Coco(tables, known, file_names, tuple(unnamed), errors)
+    used = {table.path for table in tables} | errors.keys()
+    unread = [path for path, data in json_files.items()
+              if path not in used and any(text in names for text in _texts(data))]
+    return Coco(tables, known, file_names, tuple(unnamed), tuple(unread), errors)
+
+
+def _texts(data: object) -> Iterator[str]:
+    """Yield all keys and texts, without folders."""
+    if isinstance(data, str):
+        yield normalized(data).rpartition("/")[2]
+    elif isinstance(data, dict | list):
+        for item in (part for pair in data.items() for part in pair) if isinstance(data, dict) else data:
+            yield from _texts(item)
 
 
 def _name_apart(
@@ -117,7 +130,7 @@ def _read_records(path: str, data: object, names: Collection[str]) -> list[Table
     """
     records = _to_records(data, names)
     rows = _read_fields(records)
-    if not any(_have_images(rows[column], names) for column in rows):
+    if not _are_about_images(rows, names):
         return []
     nested = {name for record in records for name in record} - set(rows.columns)
     labels = sorted(name for name in nested if NAME_OF_LABELS.search(name.lower()))
@@ -127,46 +140,35 @@ def _read_records(path: str, data: object, names: Collection[str]) -> list[Table
 
 
 def _to_records(data: object, names: Collection[str]) -> list[dict[str, object]]:
-    """Return the records in a list, in a list of each subset, or in the only list of an object; [] if there are none.
+    """Return the records in a list, in the lists of subsets, or in the only list about images; [] if there are none.
 
-    A pair in a list is a file name and a label. An object has labels or records by file name, or lists of file names by
-    label. One with numbers as keys has the names of classes instead of labels.
+    An object has labels or records by file name. One with numbers as keys has the names of classes instead of labels.
     """
-    if isinstance(data, list):
-        records = [{FILE_COLUMN: item[0], "label": item[1]} if _is_pair(item) else item for item in data]
-        return records if all(isinstance(record, dict) for record in records) else []
     if not isinstance(data, dict):
-        return []
-    lists = {name: records for name, items in data.items() if isinstance(items, list)
-             and (records := _to_records(items, names))}
-    if len(lists) == 1:
-        return next(iter(lists.values()))
+        return data if isinstance(data, list) and all(isinstance(record, dict) for record in data) else []
+    lists = {name: items for name, items in data.items() if isinstance(items, list) and items
+             and all(isinstance(item, dict) for item in items)}
+    lists = {name: items for name, items in lists.items() if _are_about_images(_read_fields(items), names)}
+    subsets = [name for name in lists if role_of(name)]
+    if len(subsets) > 1 or len(lists) > 1:
+        return [{SUBSET_COLUMN: name} | record for name in subsets for record in lists[name]]
     if lists:
-        return [{SUBSET_COLUMN: name} | record for name, records in lists.items() for record in records
-                ] if all(map(role_of, lists)) else []
-    if all(isinstance(value, dict) for value in data.values()):
+        return next(iter(lists.values()))
+    if data and all(isinstance(value, dict) for value in data.values()):
         return [{FILE_COLUMN: name} | value for name, value in data.items()]
-    return _labels_to_records(data, names)
-
-
-def _is_pair(item: object) -> bool:
-    return isinstance(item, list) and len(item) == 2 and isinstance(item[0], str)  # noqa: PLR2004
-
-
-def _labels_to_records(data: Mapping[str, object], names: Collection[str]) -> list[dict[str, object]]:
-    """Return a record for each label by file name, or for each file name in the lists by label."""
-    lists = {label: items for label, items in data.items() if isinstance(items, list)}
-    images = [(image, label) for label, items in lists.items() for image in items if isinstance(image, str)]
-    if len(lists) == len(data) and _have_images(pd.Series([image for image, _ in images], dtype="object"), names):
-        return [{FILE_COLUMN: image, "label": label} for image, label in images]
     if all(map(str.isdecimal, data)) or any(_cell("", label) is None for label in data.values()):
         return []
     return [{FILE_COLUMN: name, "label": label} for name, label in data.items()]
 
 
+def _are_about_images(rows: pd.DataFrame, names: Collection[str]) -> bool:
+    return any(_have_images(rows[column], names) for column in rows)
+
+
 def _have_images(values: "pd.Series[str]", names: Collection[str]) -> bool:
     """Return True if some of the values are names of images in any folder, or have the extension of an image."""
-    last = values.map(normalized).str.rpartition("/")[2] if len(values) else values
+    single = values[~values.str.contains("|", regex=False)]
+    last = single.map(normalized).str.rpartition("/")[2] if len(single) else single
     return bool(last.isin(names).any() or (last.map(image_stem) != last).any())
 
 

@@ -18,11 +18,10 @@ from carclf.dataset.detection.metric import detect_metric
 from carclf.dataset.detection.rejections import describe_no_images, find_other_formats
 from carclf.dataset.detection.result import Detection, Layout, SubmissionFormat
 from carclf.dataset.detection.submission_format import detect_format, find_sample, is_sample, targets
-from carclf.dataset.detection.subset_lists import read_lists
+from carclf.dataset.detection.subset_lists import read_lists, read_other_lists
 from carclf.dataset.detection.subsets import detect_subsets, list_images
 from carclf.dataset.detection.tables import Table, has_pixels, image_names, read_tables, with_folder_roles
 from carclf.dataset.detection.test_set import find_sample_images, find_test_images
-from carclf.dataset.detection.unread_files import find_unread
 from carclf.dataset.findings import Finding
 from carclf.dataset.listing import Folder, list_source, unreadable_error
 from carclf.errors import DataError
@@ -32,12 +31,13 @@ from carclf.natural_order import sort_naturally
 
 @dataclass(frozen=True)
 class _Source:
-    """What is in the folder: its files, images, readable tables, lists and JSON files, and the others' errors."""
+    """What is in the folder: its files, images, readable tables, lists, JSON files, and errors."""
 
     files: Files
     images: pd.DataFrame
     tables: Sequence[Table]
     lists: Sequence[Table]
+    other_lists: Sequence[Table]
     errors: Mapping[str, DataError]
     json: Mapping[str, object]
     coco: Coco
@@ -101,7 +101,8 @@ def _read_source(folder: Path, config: Config) -> _Source:
     coco = read_coco(others, image_names(images["path"]) if json else ())
     coco = replace(coco, tables=with_folder_roles(coco.tables, images))
     return _Source(files, images[images["role"] != "other"], with_folder_roles(tables, images),
-                   lists, errors | json_errors | coco.errors, json, coco)
+                   lists, read_other_lists(files, images["path"].tolist()), errors | json_errors | coco.errors, json,
+                   coco)
 
 
 def _find_sample_images(
@@ -123,12 +124,9 @@ def _find_sample_images(
 def _find_labels(source: _Source, sample: Table | None, test_ids: Mapping[int, str], config: Config) -> Labeled:
     tables = [table for table in source.tables if not is_sample(table.path) and table is not sample]
     errors = {path: error for path, error in source.errors.items() if not is_sample(path)}
-    images = source.images.drop(index=list(test_ids))
-    used = {table.path for table in [*source.coco.tables, *source.lists]} | source.errors.keys()
-    unused = {*source.files.others, *source.json} - used
     return find_labels(Evidence(
-        images, [*tables, *source.coco.tables], source.lists, errors, [*source.files.others, *source.files.ignored],
-        find_unread(source.files.root, unused, images["path"]), targets(sample), config.data))
+        source.images.drop(index=list(test_ids)), [*tables, *source.coco.tables], source.lists, source.other_lists,
+        errors, [*source.files.others, *source.files.ignored], source.coco.unread, targets(sample), config.data))
 
 
 def _find_unlabeled(source: _Source, labeled: Labeled, config: Config) -> tuple[dict[int, str], Detection]:

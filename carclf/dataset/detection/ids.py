@@ -1,5 +1,6 @@
 """Which file an id names: by path, name, stem, number, or with a common suffix; one form for a whole column."""
 
+import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from carclf.formatting import format_count
 
 NUM_SAMPLED = 200  # rows of a column that are tried first
 MIN_FRACTION = 0.5  # of a column's ids that are images, or it is not the column of the ids
+_IMAGE_KEY = re.compile("(image|img|photo|picture|file|sample)[ _-]?(id|key|no|nr|number|index|uuid)")
 NUM_WITH_SUFFIX = 20  # ids that a common suffix is derived from
 
 
@@ -288,7 +290,7 @@ def join_by_keys(tables: Sequence[Table], joined: Sequence[Joined]) -> list[Join
     """Return the joined tables, and those that have the images' keys of another table, in the order of ``tables``.
 
     Such a key is the column image_id of images.csv, in which another column has the names of files. It is preferred to
-    images that are called like the key.
+    images that are called like the key. A table of a subset has keys of that subset or of all images.
     """
     by_table = {id(table.table): table for table in joined}  # a file of several lists has several tables
     named = [table for table in joined if table.match.form.endswith("name")]
@@ -296,8 +298,9 @@ def join_by_keys(tables: Sequence[Table], joined: Sequence[Joined]) -> list[Join
         direct = by_table.get(id(table))
         if direct and direct.match.form.endswith("name"):
             continue
-        matches = [match for other in named if (match := _join_by_key(table, other))]
-        if matches and (direct is None or direct.id_column == matches[0].id_column):
+        matches = [match for other in named if other.table.role in ("", table.role)
+                   and (match := _join_by_key(table, other))]
+        if len(matches) == 1 and (direct is None or direct.id_column == matches[0].id_column):
             by_table[id(table)] = matches[0]
     return [by_table[id(table)] for table in tables if id(table) in by_table]
 
@@ -306,11 +309,11 @@ def _join_by_key(table: Table, other: Joined) -> Joined | None:
     """Return the table with the images of its keys, which are a column of both tables; None if there is none."""
     for column in table.rows.columns.intersection(other.table.rows.columns.drop(other.id_column)):
         keys = other.table.rows[column]
-        if keys.is_unique and len(keys) > 1:
+        if keys.is_unique and _IMAGE_KEY.fullmatch(column.lower()):
             images = dict(zip(keys, other.table.rows[other.id_column], strict=True))
             ids = sorted(table.rows[column].unique())
             rows = {key: row for key in ids if (row := other.match.rows.get(images.get(key, ""))) is not None}
-            if len(rows) >= MIN_FRACTION * len(ids):
+            if len(rows) >= MIN_FRACTION * max(len(ids), len(keys)):
                 return Joined(table, column, Match(f"{column} of {other.path}", rows, tuple(
                     key for key in ids if key not in rows)))
     return None

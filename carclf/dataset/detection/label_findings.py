@@ -9,11 +9,13 @@ from carclf.dataset.detection.given_subsets import SUBSET_COLUMNS, read_roles
 from carclf.dataset.detection.ids import Joined, first_of_each
 from carclf.dataset.detection.label_tables import TableLabels, are_same_classes
 from carclf.dataset.detection.result import number_key
-from carclf.dataset.detection.subset_lists import ID_COLUMN, LABEL_COLUMN
+from carclf.dataset.detection.subset_lists import ID_COLUMN, LABEL_COLUMN, is_split_file
 from carclf.dataset.detection.tables import Table
 from carclf.dataset.findings import Finding, describe_missing_images, format_labels
 from carclf.errors import ConfigError, DataError
 from carclf.formatting import format_count, format_list
+
+MIN_LISTED, MIN_LISTED_FRACTION = 3, 0.05  # images of a list that may be a subset
 
 
 def compare(
@@ -85,17 +87,28 @@ def check_lists(joined: Sequence[Joined], labels: "pd.Series[str]", *, are_prefi
     return [Finding("unmatched_label_table", path, f"{text}, and set data.label_table to it.")]
 
 
-def find_unread_files(paths: Sequence[str]) -> list[Finding]:
-    """Return findings about files that name images in a form that is not read."""
-    return [Finding("unmatched_label_table", path, (
-        "The file names images, but it is not used: its form is not supported. If it has labels or subsets, convert it "
-        "to a CSV table with a column of file names.")) for path in paths]
+def find_unread_splits(paths: Sequence[str], lists: Sequence[Table]) -> list[Finding]:
+    """Return findings about text files such as train_test_split.txt whose lines do not start with images."""
+    used = {table.path for table in lists}
+    return [Finding("unused_subsets", path, (
+        "The file is not used: its lines do not have the name of an image and a subset. If it gives the subsets, "
+        "convert it to a CSV table with a column of file names and a column 'split' with train, val and test."))
+        for path in paths if path not in used and is_split_file(path)]
 
 
-def find_unjoined(tables: Sequence[Table], joined: Sequence[Joined]) -> list[Finding]:
-    """Return findings about tables with a column of subsets, but without ids of the images."""
+def find_other_lists(joined: Sequence[Joined], num_images: int) -> list[Finding]:
+    """Return findings about text files that list some of the images, but do not have the name of a subset."""
+    return [Finding("unused_subsets", table.path, (
+        f"The file lists {format_count(table.match.num_images, 'image')} and is not used. If they are a subset, call "
+        "the file train.txt, val.txt or test.txt.")) for table in joined
+        if max(MIN_LISTED, MIN_LISTED_FRACTION * num_images) <= table.match.num_images < num_images]
+
+
+def find_unjoined(tables: Sequence[Table], joined: Sequence[Joined], num_images: int) -> list[Finding]:
+    """Return findings about tables with a column of subsets and enough rows, but without ids of the images."""
     used = {table.path for table in joined}
-    columns = {table.path: column for table in tables if table.path not in used for column in table.rows.columns
+    unjoined = [table for table in tables if table.path not in used and 2 * len(table.rows) > num_images]
+    columns = {table.path: column for table in unjoined for column in table.rows.columns
                if column.lower() in SUBSET_COLUMNS and read_roles(column, set(table.rows[column]))}
     return [Finding("unused_subsets", path, (
         f"The column {column} has subsets, but no other column has ids of the images, so it is not used. Add a column "

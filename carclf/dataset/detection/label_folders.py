@@ -139,12 +139,11 @@ def _with_other_subsets(
 def require_single_root(images: pd.DataFrame) -> None:
     """Raise ConfigError if class folders are in several folders of training images, such as two sizes of them.
 
-    Folders without a common class, such as train.X1 and train.X2 of ImageNet-100, are parts.
+    Folders that differ in a number, without a common class, such as train.X1 and train.X2 of ImageNet-100, are parts.
     """
-    train = training_images(images)
-    folders = train[["root", "subfolder"]].drop_duplicates()
+    folders = training_images(images)[["root", "subfolder"]].drop_duplicates()
     roots = sorted(folders["root"].unique())
-    if folders["subfolder"].duplicated().any():
+    if len(roots) > 1 and (folders["subfolder"].duplicated().any() or not are_parts(roots)):
         raise ConfigError(f"Several folders have training images in class folders: {', '.join(roots)}. Set "
                           "data.train_folder to one of them.")
 

@@ -10,7 +10,7 @@ from carclf.config.settings import Data
 from carclf.dataset.detection.given_subsets import FLAGS, has_unknown_subsets, is_called_like_flag, read_roles
 from carclf.dataset.detection.groups import is_group_column
 from carclf.dataset.detection.ids import ImageNames, Joined, describe_unmatched, first_of_each, join, join_by_keys
-from carclf.dataset.detection.result import class_key, class_name
+from carclf.dataset.detection.result import class_key, class_name, number_key
 from carclf.dataset.detection.tables import LABEL_SEPARATOR, NAME_OF_LABELS, Table, is_usual_label
 from carclf.errors import ConfigError, DataError
 from carclf.formatting import format_count, format_list
@@ -18,6 +18,9 @@ from carclf.formatting import format_count, format_list
 _ONE_HOT = {name: int(flag) for name, flag in FLAGS.items()} | {"": 0, "x": 1}  # in lower case
 _WHOLE = r"[0-9]+\.0"  # of numbers in a column with missing values, as other tools write them
 _NUM_CHECKED = 1000  # values with several words
+# Columns, in lower case, that describe an image file or a box.
+_MEASURE = re.compile("(image|img|file|box|bbox)?_?(width|height|w|h|size|bytes|area|depth|channels|dpi)"
+                      "|[xy](_?(min|max|[0-9]))?|license|iscrowd|date_captured")
 _NAME_OF_TAGS = re.compile("tags|attributes|annotations")  # of a column, in lower case
 
 
@@ -47,6 +50,11 @@ class TableLabels:
         return [self.column] if is_column else [*self.classes, *self.empty]
 
     @property
+    def is_weak(self) -> bool:
+        """True for predictions, and for fields of images in JSON that are not called like label."""
+        return self.role == "predict" or (self.rank == 0 and self.joined.table.is_json)
+
+    @property
     def role(self) -> str:
         """The subset in the table's name; train without one."""
         return self.joined.table.role or "train"
@@ -74,8 +82,8 @@ def read_all_labels(
 ) -> tuple[list[TableLabels], list[tuple[str, ConfigError | DataError]]]:
     """Return the tables with labels, and the errors of others by path.
 
-    The best table of the training images decides about the column: other tables that have it, such as a small test
-    table in which each class occurs once, have their labels in it as well.
+    The best table of the training images decides about the column. If a table of other images has the same column with
+    mostly the same classes, it has its labels there, also if each class occurs only once.
     """
     results: dict[str, TableLabels | ConfigError | DataError | None] = {}
     for table in joined:
@@ -84,10 +92,8 @@ def read_all_labels(
     labeled = [labels for labels in results.values() if isinstance(labels, TableLabels) and len(labels.values)]
     best = max(labeled, key=lambda labels: (labels.rank, len(labels.values)), default=None)
     for table in joined:
-        columns = table.table.find_columns(best.column) if best and table.path != best.joined.path else []
-        if best and columns and table.table.rows[columns[0]].nunique() > 1:
-            column = config.model_copy(update={"label_column": columns[0]})
-            labels = _try_reading(table, targets, column)
+        if best and (column := _shared_column(table, best)):
+            labels = _try_reading(table, targets, config.model_copy(update={"label_column": column}))
             results[table.path] = replace(labels, rank=best.rank) if isinstance(labels, TableLabels) else labels
         elif table.path not in results:
             results[table.path] = _try_reading(table, targets, config)
@@ -95,6 +101,16 @@ def read_all_labels(
     return ([labels for table, labels in candidates if isinstance(labels, TableLabels)
              and (len(labels.values) or table.match.ambiguous)],
             [(table.path, error) for table, error in candidates if isinstance(error, ConfigError | DataError)])
+
+
+def _shared_column(table: Joined, best: TableLabels) -> str:
+    """Return the column of a table of other images that has the classes of the best table; "" if there is none."""
+    columns = table.table.find_columns(best.column)
+    if not columns or not set(table.match.rows.values()).isdisjoint(best.joined.match.rows.values()):
+        return ""
+    keys = set(map(number_key, best.classes))
+    values = set(map(number_key, table.table.rows[columns[0]]))
+    return columns[0] if len(values) > 1 and 2 * len(values & keys) > len(values) else ""
 
 
 def _try_reading(table: Joined, targets: Sequence[str], config: Data) -> "TableLabels | ConfigError | DataError | None":
@@ -146,6 +162,9 @@ def read_labels(joined: Joined, targets: Sequence[str], config: Data) -> TableLa
     values = joined.values(column).str.removesuffix(suffix)
     values = values[values != ""]
     _reject_several_labels(joined, column, values)
+    if not config.label_column and _are_tags(column, set(values)):
+        raise DataError(f"{joined.path}: {column} has several tags for each image, such as {values.iloc[0]!r}. Images "
+                        "with several labels are not supported. If the tags are one class, set data.label_column.")
     return TableLabels(joined, column, first_of_each(values), rank, frozenset(texts.str.removesuffix(suffix)) - {""})
 
 
@@ -231,7 +250,7 @@ def _may_be_label(values: "pd.Series[str]", column: str, is_usual: bool) -> bool
     if (is_repeated or NAME_OF_LABELS.search(column.lower())) and _lists(distinct, column):
         return True  # to be rejected
     is_flag = is_called_like_flag(column) and not is_usual and _is_binary(values)
-    if not is_repeated or is_flag or is_group_column(column):
+    if not is_repeated or is_flag or is_group_column(column) or (_MEASURE.fullmatch(column.lower()) and not is_usual):
         return False
     fraction = r"-?[0-9]*\.(?!0$)[0-9]+" if is_usual else r"-?[0-9]*\.[0-9]+"
     return not all(re.fullmatch(fraction, value) for value in distinct) and not (
@@ -252,10 +271,15 @@ def _lists(distinct: set[str], column: str) -> list[str]:
     are_lists = all(names <= singles or (may_have_numbers and all(map(str.isdecimal, names))) for names in parts)
     if are_lists:
         return lists
-    if _NAME_OF_TAGS.search(column.lower()) and sum(map(len, parts)) >= 2 * len(set[str]().union(*parts)):
-        return lists  # a word has two values on average
     has_bars = not singles and all("|" in value for value in lists)
     return [value for value in lists if "|" in value and (has_bars or not singles.isdisjoint(value.split("|")))]
+
+
+def _are_tags(column: str, distinct: set[str]) -> bool:
+    """Return True for a column called like tags in which each word is part of two values on average."""
+    parts = [set(LABEL_SEPARATOR.split(value)) for value in distinct]
+    has_many = sum(map(len, parts)) >= 2 * len(set[str]().union(*parts))
+    return bool(_NAME_OF_TAGS.search(column.lower())) and has_many and max(map(len, parts)) > 1
 
 
 def _only(table: Table, columns: Sequence[str]) -> str:
@@ -287,16 +311,24 @@ def _reject_several_labels(joined: Joined, column: str, values: "pd.Series[str]"
                         "labels are not supported. If another column has the class, set data.label_column.")
 
 
+def _has_other_name(candidate: TableLabels, train: Sequence[TableLabels]) -> bool:
+    """Return True if a table of another subset has the training images' classes in a column that theirs lacks."""
+    columns = {column for table in train for column in table.joined.table.rows.columns}
+    label_columns = {column for table in train for column in table.columns}
+    classes = frozenset[str]().union(*(table.classes for table in train))
+    return (candidate.role != "train" and candidate.classes <= classes and candidate.column not in columns
+            and label_columns.isdisjoint(candidate.joined.table.rows.columns))
+
+
 def combine(candidates: Sequence[TableLabels]) -> list[TableLabels]:
     """Return the tables that give the labels: for each subset in a table's name, those with the best column.
 
     Raises ConfigError if two tables of a subset fit equally well and have different labels.
     """
-    candidates = [candidate for candidate in candidates if candidate.role != "predict"] or candidates
-    classes = frozenset[str]().union(*(candidate.classes for candidate in candidates if candidate.role == "train"))
+    candidates = [candidate for candidate in candidates if not candidate.is_weak] or candidates
+    train = [candidate for candidate in candidates if candidate.role == "train"]
     if any(candidate.rank for candidate in candidates):
-        candidates = [candidate for candidate in candidates if candidate.rank
-                      or (candidate.role != "train" and candidate.classes <= classes)]
+        candidates = [candidate for candidate in candidates if candidate.rank or _has_other_name(candidate, train)]
     result = []
     for role in dict.fromkeys(candidate.role for candidate in candidates):
         fitting = [candidate for candidate in candidates if candidate.role == role]

@@ -12,9 +12,10 @@ from carclf.dataset.detection.label_findings import (
     check_lists,
     compare,
     find_missing,
+    find_other_lists,
     find_unjoined,
     find_unlisted,
-    find_unread_files,
+    find_unread_splits,
     find_unused_lists,
     name_as_in_training,
 )
@@ -52,13 +53,14 @@ class Evidence:
     """What the labels may follow from.
 
     ``images`` are those that are not in the test set, ``tables`` those of the files and of JSON, ``lists`` those of
-    subsets, ``errors`` those of unreadable tables, ``unread`` files that name images in a form that is not read, and
-    ``targets`` the sample submission's columns.
+    subsets, ``other_lists`` text files that list images, ``errors`` those of unreadable tables, ``unread`` JSON files
+    that name images in a form that is not read, and ``targets`` the sample submission's columns.
     """
 
     images: pd.DataFrame
     tables: Sequence[Table]
     lists: Sequence[Table]
+    other_lists: Sequence[Table]
     errors: Mapping[str, DataError]
     others: Sequence[str]
     unread: Sequence[str]
@@ -100,6 +102,9 @@ def find_labels(evidence: Evidence) -> Labeled:
     findings: list[Finding] = []
     if setting not in ("folders", "file_names"):
         tables, findings = _read_tables(evidence, joined, folders)
+    if setting == "auto" and all(table.is_weak for table in tables) and (
+            folders is not None or read_prefixes(evidence.images) is not None):
+        tables = []
     if folders is not None:
         labels = _from_folders(evidence, folders, tables)
     elif tables:
@@ -109,15 +114,18 @@ def find_labels(evidence: Evidence) -> Labeled:
     columns = {(table.joined.path, column) for table in tables for column in table.columns}
     lists = join_tables(evidence.lists, evidence.images, evidence.config)
     findings += find_unused_lists(evidence.lists, lists, has_sample=bool(evidence.targets))
+    findings += find_unread_splits(evidence.others, evidence.lists)
+    others = join_tables(evidence.other_lists, evidence.images, evidence.config)
     if setting == "auto":
-        findings += check_lists(lists, labels.values, are_prefixes=labels.detection.result == "file_names")
+        findings += check_lists([*lists, *others], labels.values, are_prefixes=labels.detection.result == "file_names")
     # next to a sample submission, test.csv is about its images
     about_labeled = [table for table in [*all_joined, *lists] if table.path in {path for path, _ in columns}
                      or not (evidence.targets and table.table.role in ("test", "predict"))]
     subsets = find_subsets(
         evidence.images.loc[labels.values.index], about_labeled, columns, evidence.config.subset_column)
     labels = replace(labels, values=name_as_in_training(labels.values, subsets.sources))
-    findings += find_unread_files(evidence.unread) + find_unjoined(evidence.tables, all_joined)
+    num_images = len(evidence.images)
+    findings += find_other_lists(others, num_images) + find_unjoined(evidence.tables, all_joined, num_images)
     return Labeled(labels, subsets, [*all_joined, *lists], [*findings, *labels.findings, *subsets.findings])
 
 
@@ -129,7 +137,7 @@ def _select_tables(evidence: Evidence) -> Sequence[Table]:
                           "table. Remove one of the two settings.")
     if not path:
         return [table for table in evidence.tables if setting not in ("table", "json")
-                or table.path.endswith(".json") == (setting == "json")]
+                or table.is_json == (setting == "json")]
     if tables := [table for table in evidence.tables if path in (table.path, table.path.rpartition("/")[2])]:
         return tables[:1]
     paths = ", ".join(table.path for table in evidence.tables)
@@ -203,7 +211,7 @@ def _find_unmatched(evidence: Evidence, joined: Sequence[Joined], folders: "pd.S
 
     return [Finding("unmatched_label_table", table.path, (
         f"{describe_unmatched(table, evidence.images, evidence.config)} The table is not used."))
-        for table in evidence.tables if table.path not in paths and may_be_labels(table)]
+        for table in evidence.tables if table.path not in paths and not table.is_json and may_be_labels(table)]
 
 
 def _may_have_labels(tables: Sequence[Table], num_classes: int) -> bool:
@@ -219,22 +227,24 @@ def _from_prefixes(evidence: Evidence, joined: Sequence[Joined]) -> Labels:
     reasons = describe_unlabeled(tables, joined, evidence.images, evidence.config)
     text = "".join(f" {reason}" for reason in [*evidence.errors.values(), *reasons][:MAX_REASONS])
     used = {table.path for table in joined}
-    unmatched = [table for table in tables if table.path not in used]
+    unmatched = [table for table in tables if table.path not in used and not table.is_json]
     if prefixes is not None and setting == "auto" and _may_have_labels(unmatched, prefixes.nunique()):
         raise ConfigError(f"The labels may be in a table, or be prefixes of names, such as {prefixes.min()}.{text} "
                           "Correct the table, or set data.label_source to file_names.")
-    lists = [table.path for table in evidence.lists if LABEL_COLUMN in table.rows]  # check_lists compares them
-    if prefixes is not None and setting == "auto" and (
-            unread := describe_unread_table(evidence.others, [] if lists else evidence.unread)):
+    if prefixes is not None and setting == "auto" and (unread := describe_unread_table(evidence.others)):
         raise ConfigError(f"{unread} If the labels are prefixes of names, such as {prefixes.min()}, set "
                           "data.label_source to file_names.")
     if prefixes is None:
+        lists = [table.path for table in [*evidence.lists, *evidence.other_lists] if LABEL_COLUMN in table.rows]
         problem = describe_no_labels(evidence.images, evidence.others, [*lists, *evidence.unread], text)
         raise DataError(problem) if setting == "auto" else ConfigError(f"data.label_source is {setting}. {problem}")
+    findings = [Finding("unmatched_label_table", path, (
+        "The file names images, but it is not used. If it has the labels, convert it to a CSV table with a column of "
+        "file names and one of classes.")) for path in evidence.unread] if setting == "auto" else []
     num_prefixes = format_count(prefixes.nunique(), "prefix", "prefixes")
     example = evidence.images.loc[prefixes.index[prefixes == prefixes.min()][0], "path"].rpartition("/")[2]
     text = f"{num_prefixes} of names, such as {prefixes.min()} of {example}; nothing else has labels"
-    return Labels(prefixes, Detection("labels", "file_names", text))
+    return Labels(prefixes, Detection("labels", "file_names", text), findings)
 
 
 def _from_tables(evidence: Evidence, tables: Sequence[TableLabels]) -> Labels:
@@ -246,7 +256,7 @@ def _from_tables(evidence: Evidence, tables: Sequence[TableLabels]) -> Labels:
         raise ConfigError(f"Several tables have labels of the same images: {paths}. Set data.label_table to one.")
     text = "; ".join(f"{table.column} of {table.joined.path} for {format_count(len(table.values), 'image')} by "
                      f"{table.joined.match.form}" for table in tables)
-    is_json = any(table.joined.path.endswith(".json") for table in tables)
+    is_json = any(table.joined.table.is_json for table in tables)
     findings = [finding for table in tables for finding in find_missing(table, evidence.config.max_missing)]
     findings += [Finding("empty_class_column", table.joined.path, (
         f"The column {name!r} is 0 in each row: the class has no images, and no model can predict it."))
@@ -286,7 +296,7 @@ def _from_folders(evidence: Evidence, folders: "pd.Series[str]", tables: Sequenc
         if not are_same_classes(folders[values.index], values):
             if is_target or evidence.config.label_table:
                 return _from_tables(evidence, tables)
-            kind = "json" if tables[0].joined.table.path.endswith(".json") else "table"
+            kind = "json" if tables[0].joined.table.is_json else "table"
             raise ConfigError(f"The class folders, such as {folders.max()}, and {tables[0].column} of "
                               f"{tables[0].joined.path}, such as {values.max()}, are different classes. Set "
                               f"data.label_source to folders or {kind}.")

@@ -1,6 +1,7 @@
 """Lists of the images of a subset: text files such as train.txt, and JSON files such as splits.json."""
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import dropwhile
 from pathlib import PurePosixPath
@@ -16,9 +17,11 @@ from carclf.dataset.layout import IMAGE_SUFFIXES
 # images, at least MIN_PADDED, or at least MIN_DIGITS if the images have different numbers of digits.
 MIN_DIGITS, MAX_DIGITS, MIN_PADDED = 5, 100, 3
 ID_COLUMN, LABEL_COLUMN = "1", "2"
+MAX_SIMILAR = 10  # text files
 _SUFFIXES = "|".join(re.escape(suffix) for suffix in IMAGE_SUFFIXES)
-IMAGE = re.compile(rf"[\"']?(.+?(?:{_SUFFIXES}))(?=$|[\s,;|?\"'])", re.IGNORECASE)  # a path may have spaces
+_IMAGE = re.compile(rf"[\"']?(.+?(?:{_SUFFIXES}))(?=$|[\s,;|?\"'])", re.IGNORECASE)  # a path may have spaces
 _SEPARATORS = " \t,;|\"'"
+_TEXTS = (".txt", ".lst", ".list")
 _SUBSET_FILE = re.compile("split|partition|subset")
 
 
@@ -28,19 +31,10 @@ def read_lists(files: Files, json_files: Mapping[str, object], paths: Collection
     A line is the path, name or stem of an image, or starts with it. A text file such as train_test_split.txt has the
     subset after the id. ``paths`` are those of the images.
     """
-    texts = [path for path in files.others if _is_text_list(path)]
+    texts = _read_texts(files, [path for path in files.others if _is_text_list(path)], paths)
+    tables = [table for path, rows in texts.items() for table in _to_tables(path, rows, set(map(normalized, paths)))]
     lists = {path: items for path, data in json_files.items() if (items := _read_json(path, data))}
-    if not texts and not lists:
-        return []
-    known, names = set(map(normalized, paths)), image_names(paths)
-    widths = {len(name) for name in names if name.isdecimal()}
-    width = max([*widths, MIN_PADDED])
-    num_digits = range(width, width + 1) if len(widths) == 1 else range(MIN_DIGITS, MAX_DIGITS)
-    tables = []
-    for path in texts:
-        lines = _read_lines(files, path, names)
-        if rows := _read_rows(lines, names, num_digits):
-            tables += _to_tables(path, rows, known)
+    names = image_names(paths) if lists else set()
     for path, items in lists.items():
         for role, ids in items.items():
             if _are_images(ids, names):
@@ -48,22 +42,52 @@ def read_lists(files: Files, json_files: Mapping[str, object], paths: Collection
     return tables
 
 
+def read_other_lists(files: Files, paths: Collection[str]) -> list[Table]:
+    """Return the text files of other names with an image in most lines as tables, with the word after the image.
+
+    Many files of the same type, equally deep, are about one image or one class each, and are left out.
+    """
+    texts = [path for path in files.others if path.lower().endswith(_TEXTS) and not _is_text_list(path)]
+    num_by_depth = Counter(path.count("/") for path in texts)
+    texts = [path for path in texts if num_by_depth[path.count("/")] <= MAX_SIMILAR]
+    return [Table(path, pd.DataFrame(rows, columns=[ID_COLUMN, LABEL_COLUMN], dtype="object"))
+            for path, rows in _read_texts(files, texts, paths).items()]
+
+
 def _is_text_list(path: str) -> bool:
     stem = PurePosixPath(path).stem
     return path.lower().endswith(".txt") and bool(role_of(stem) or _SUBSET_FILE.search(stem.lower()))
+
+
+def is_split_file(path: str) -> bool:
+    """Return True for a text file called like train_test_split.txt, which has the subsets of all images."""
+    stem = PurePosixPath(path).stem.lower()
+    return path.lower().endswith(".txt") and bool(_SUBSET_FILE.search(stem)) and len(set(roles_of(stem))) != 1
+
+
+def _read_texts(files: Files, texts: Sequence[str], paths: Collection[str]) -> dict[str, list[tuple[str, str]]]:
+    """Return the ids and the words after them of each text file that is a list of images."""
+    if not texts:
+        return {}
+    names = image_names(paths)
+    widths = {len(name) for name in names if name.isdecimal()}
+    width = max([*widths, MIN_PADDED])
+    num_digits = range(width, width + 1) if len(widths) == 1 else range(MIN_DIGITS, MAX_DIGITS)
+    return {path: rows for path in texts
+            if (rows := _read_rows(_read_lines(files, path, names), names, num_digits))}
 
 
 def _read_lines(files: Files, path: str, names: Collection[str]) -> list[str]:
     if (files.root / path).stat().st_size > MAX_BYTES:
         return []
     lines = map(str.strip, decode((files.root / path).read_bytes(), names)[0].splitlines())
-    return [line for line in lines if line and (not line.startswith("#") or IMAGE.fullmatch(line))]
+    return [line for line in lines if line and (not line.startswith("#") or _IMAGE.fullmatch(line))]
 
 
 def _read_rows(lines: Sequence[str], names: Collection[str], num_digits: range) -> list[tuple[str, str]]:
     """Return the ids and the words after them, without a header; [] if most lines do not start with an id."""
     rows = [(line, "") for line in lines]
-    if not _are_images(lines, names) or any(map(IMAGE.match, lines)):
+    if not _are_images(lines, names) or any(map(_IMAGE.match, lines)):
         rows = list(map(_split_line, lines))
         ids = [image for image, _ in rows if not image.isdecimal() or len(image) in num_digits]
         if not _are_images(ids, names, len(rows)):
@@ -77,8 +101,9 @@ def _to_tables(path: str, rows: list[tuple[str, str]], known: Collection[str]) -
     relative = [str(folder / normalized(image)) for image, _ in rows]
     if sum(name in known for name in relative) > len(rows) / 2:
         rows = [(name, label) for name, (_, label) in zip(relative, rows, strict=True)]
-    has_subsets = len(set(roles_of(stem))) != 1 or "partition" in stem.lower()
-    has_labels = all(label for _, label in rows)
+    labels = {label for _, label in rows}
+    has_labels = "" not in labels
+    has_subsets = len(set(roles_of(stem))) != 1 or "partition" in stem.lower() or all(map(role_of, labels))
     if has_subsets and not has_labels:
         return []
     columns = [ID_COLUMN, SUBSET_COLUMN if has_subsets else LABEL_COLUMN]
@@ -88,7 +113,7 @@ def _to_tables(path: str, rows: list[tuple[str, str]], known: Collection[str]) -
 
 def _split_line(line: str) -> tuple[str, str]:
     """Return the id at the start of a line, and the word after it."""
-    match = IMAGE.match(line)
+    match = _IMAGE.match(line)
     image = match[1] if match else re.split(f"[{_SEPARATORS}]", line.strip(_SEPARATORS), maxsplit=1)[0]
     rest = line[line.index(image) + len(image):].strip(_SEPARATORS)
     return image, re.split(f"[{_SEPARATORS}]", rest, maxsplit=1)[0]
@@ -96,7 +121,7 @@ def _split_line(line: str) -> tuple[str, str]:
 
 def _are_images(ids: Sequence[str], names: Collection[str], num_lines: int = 0) -> bool:
     """Return True if most of the lines have the name of an image, or of a file that is one by its extension."""
-    num_images = sum(bool(IMAGE.fullmatch(image)) or normalized(image).rpartition("/")[2] in names for image in ids)
+    num_images = sum(bool(_IMAGE.fullmatch(image)) or normalized(image).rpartition("/")[2] in names for image in ids)
     return num_images > (num_lines or len(ids)) / 2
 
 
@@ -133,7 +158,7 @@ def _ids(items: object) -> Iterator[str]:
     for item in items if isinstance(items, list) else []:
         values = item.values() if isinstance(item, dict) else item if isinstance(item, list) else [item]
         if texts := [value for value in values if isinstance(value, str)]:
-            yield next(filter(IMAGE.fullmatch, texts), texts[0])
+            yield next(filter(_IMAGE.fullmatch, texts), texts[0])
 
 
 def has_image_names(table: Table) -> bool:

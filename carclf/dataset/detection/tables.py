@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 from charset_normalizer import from_bytes
 
-from carclf.dataset.detection.files import Files, image_stem, normalized
+from carclf.dataset.detection.files import JSON_SUFFIXES, Files, image_stem, normalized
 from carclf.dataset.detection.subsets import roles_of
 from carclf.dataset.layout import CODE_PAGES
 from carclf.errors import ConfigError, DataError
@@ -54,9 +54,14 @@ class Table:
         return "predict" if "predict" in roles else next(iter(roles), self.folder_role)
 
     @property
+    def is_json(self) -> bool:
+        """True if the file is JSON or JSON lines."""
+        return PurePosixPath(self.path).suffix.lower() in JSON_SUFFIXES
+
+    @property
     def row_noun(self) -> str:
         """What a row is called in messages."""
-        return "annotation" if self.path.endswith(".json") else "row"
+        return "annotation" if self.is_json else "row"
 
     def column(self, name: str, setting: str) -> str:
         """Return the column of a name in any case. Raises ConfigError with the setting if there is none."""

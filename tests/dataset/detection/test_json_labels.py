@@ -21,8 +21,6 @@ IMAGES = [f"images/{name}" for name in NAMES]
     [{"image": f"/home/x/photos/{name}", "kind": CLASSES[n % 2]} for n, name in enumerate(NAMES)],
     [{"image": name.replace(".jpg", ".PNG"), "kind": CLASSES[n % 2]} for n, name in enumerate(NAMES)],
     {name: {"kind": CLASSES[n % 2], "box": [1]} for n, name in enumerate(NAMES)},
-    {label: NAMES[n::2] for n, label in enumerate(CLASSES)},
-    {"labels": [[f"00000/{name}", CLASSES[n % 2]] for n, name in enumerate(NAMES)]},
     {"info": {"version": 1}, "data": [{"image": name, "kind": CLASSES[n % 2]} for n, name in enumerate(NAMES)]},
 ])
 def test_labels_by_file_name_and_records_are_read_like_tables(layout_of: Any, data: object) -> None:
@@ -133,6 +131,23 @@ def test_other_json_files_next_to_a_table_change_nothing(layout_of: Any, data: o
     layout = layout_of(IMAGES, {"labels.csv": table, "filenames.json": json.dumps(data)})
     assert layout.class_names == ("0", "1")
     assert {finding.kind for finding in layout.findings} <= {"unmatched_label_table"}
+
+
+@pytest.mark.parametrize("folder", ["{}", "images/{}"])
+def test_the_size_of_images_is_not_a_class(layout_of: Any, folder: str) -> None:
+    records = [{"file_name": name, "width": 640 + n % 2, "height": 480} for n, name in enumerate(NAMES)]
+    lines = "".join(json.dumps(record) + "\n\n" for record in records)
+    layout = layout_of([f"{CLASSES[n % 2]}/{name}" for n, name in enumerate(NAMES)], {folder.format("m.jsonl"): lines})
+    assert layout.class_names == ("suv", "van") and layout.findings == ()
+
+
+def test_lists_of_subsets_may_be_next_to_other_lists(layout_of: Any) -> None:
+    images = [f"{CLASSES[n % 2]}/{name}" for n, name in enumerate(NAMES)]
+    records = [{"image": path, "label": path.split("/")[0]} for path in images]
+    categories = [{"id": n, "name": name} for n, name in enumerate(CLASSES)]
+    data = {"train": records[:6], "test": records[6:], "categories": categories}
+    layout = layout_of(images, {"splits.json": json.dumps(data)})
+    assert layout.images["source"].value_counts().to_dict() == {"train": 6, "holdout": 2}
 
 
 def test_json_lines_are_records(layout_of: Any) -> None:

@@ -183,3 +183,46 @@ def test_training_folders_without_a_common_class_are_parts(layout_of: Any) -> No
     assert layout.images["source"].value_counts().to_dict() == {"train": 12, "val": 9}
     with pytest.raises(ConfigError, match=r"data\.train_folder"):
         layout_of([*images, "train.X2/suv/a.jpg"])
+
+
+def test_other_columns_of_a_test_table_are_not_labels(layout_of: Any) -> None:
+    train = "file,sex,label\n" + "".join(f"{n:02d}.jpg,{n % 2},{n % 3 % 2}\n" for n in range(16))
+    test = "file,sex{}\n" + "".join(f"{n}.jpg,{n % 2}{{}}\n" for n in range(16, 24))
+    for column, value in (("", ""), (",label", ",")):
+        layout = layout_of(IMAGES, {"train.csv": train, "test.csv": test.format(column, *[value] * 8)})
+        assert layout.images["source"].value_counts().to_dict() == {"train": 16, "test": 8}
+
+
+def test_the_same_column_of_a_table_about_the_same_images_is_not_a_label(layout_of: Any) -> None:
+    labels = table_of("file,name", ["a", "b", "c"])
+    captions = table_of("file,name", [f"caption {n}" for n in NUMBERS])
+    assert layout_of(IMAGES, {"labels.csv": labels, "captions.csv": captions}).class_names == ("a", "b", "c")
+
+
+@pytest.mark.parametrize("tables", [
+    {"cameras.csv": "id,location\n1,x\n2,x\n3,y\n4,y\n"}, {"splits.csv": "id,name\n1,train\n2,test\n"},
+    {"sessions.csv": "image_id,location\n1,x\n2,x\n3,y\n4,y\n"},
+])
+def test_rows_of_another_table_with_numbers_are_not_images(layout_of: Any, tables: dict[str, str]) -> None:
+    key = next(iter(tables.values())).partition(",")[0]
+    images = f"{key},file,label\n" + "".join(f"{n + 1},p{n}x.jpg,{'ab'[n % 2]}\n" for n in NUMBERS)
+    layout = layout_of([f"images/p{n}x.jpg" for n in NUMBERS], {"images.csv": images} | tables)
+    assert set(layout.images["source"]) == {"train"} and set(layout.images["group"]) == {""}
+
+
+def test_keys_belong_to_the_table_of_the_same_subset(layout_of: Any) -> None:
+    images = [f"train/{'ab'[n % 2]}/t{n}.jpg" for n in range(12)] + [f"val/v{n}.jpg" for n in range(6)]
+    tables = {"train.csv": "image_id,file\n" + "".join(f"{n},t{n}.jpg\n" for n in range(12)),
+              "val.csv": "image_id,file\n" + "".join(f"{n},v{n}.jpg\n" for n in range(6)),
+              "val_labels.csv": "image_id,label\n" + "".join(f"{n},{'ab'[n // 3]}\n" for n in range(6))}
+    layout = layout_of(images, tables)
+    val = layout.images[layout.images["source"] == "val"]
+    assert val["path"].tolist() == images[12:] and val["label"].tolist() == list("aaabbb")
+
+
+def test_other_training_folders_are_not_parts(layout_of: Any) -> None:
+    images = [f"{folder}/{n}.jpg" for n in range(3) for folder in (
+        "train/cat", "train/dog", "train_masks/cat_mask", "train_masks/dog_mask")]
+    with pytest.raises(ConfigError, match=r"data\.train_folder"):
+        layout_of(images)
+    assert layout_of(images, train_folder="train").class_names == ("cat", "dog")

@@ -71,7 +71,12 @@ def test_words_of_a_list_may_be_written_together(layout_of: Any, names: tuple[st
     assert sources_of(layout_of(IN_FOLDERS, files)) == {"train": 6, "holdout": 2}
 
 
-@pytest.mark.parametrize("name", ["train_test_split.txt", "split.txt"])
+def test_a_split_that_cannot_be_read_is_reported(layout_of: Any) -> None:
+    layout = layout_of(IN_FOLDERS, {"train_test_split.txt": "".join(f"{n} {n % 2}\n" for n in range(1, 9))})
+    assert [finding.kind for finding in layout.findings] == ["unused_subsets"]
+
+
+@pytest.mark.parametrize("name", ["train_test_split.txt", "split.txt", "train_val_split.txt"])
 def test_a_list_of_a_split_has_the_subset_in_each_line(layout_of: Any, name: str) -> None:
     text = "".join(f"{path} {['train', 'test'][n // 6]}\n" for n, path in enumerate(IN_FOLDERS))
     assert sources_of(layout_of(IN_FOLDERS, {name: text})) == {"train": 6, "holdout": 2}
