@@ -18,7 +18,7 @@ from carclf.dataset.detection.metric import detect_metric
 from carclf.dataset.detection.rejections import describe_no_images, find_other_formats
 from carclf.dataset.detection.result import Detection, Layout, SubmissionFormat
 from carclf.dataset.detection.submission_format import detect_format, find_sample, is_sample, targets
-from carclf.dataset.detection.subset_lists import read_lists, read_other_lists
+from carclf.dataset.detection.subset_lists import has_image_names, read_lists, read_other_lists
 from carclf.dataset.detection.subsets import detect_subsets, list_images
 from carclf.dataset.detection.tables import Table, has_pixels, image_names, read_tables, with_folder_roles
 from carclf.dataset.detection.test_set import find_sample_images, find_test_images
@@ -144,7 +144,8 @@ def _name_classes(source: _Source, labeled: Labeled, config: Config) -> tuple[di
     labels = labeled.labels
     classes = set(labels.values) - {""}
     used = {joined.table.path for joined in labeled.joined if {*joined.match.rows, *joined.match.ambiguous} != classes}
-    tables = [table for table in source.tables if table.path not in used and not is_sample(table.path)]
+    tables = [table for table in source.tables
+              if table.path not in used and not is_sample(table.path) and not has_image_names(table)]
     known = labels.names or source.coco.categories
     maps = [("the class folders" if labels.names else "COCO JSON", known), *read_maps(source.json, tables)]
     return find_class_names(classes, config.data.class_names, maps)

@@ -19,7 +19,7 @@ from carclf.formatting import format_count
 
 NUM_SAMPLED = 200  # rows of a column that are tried first
 MIN_FRACTION = 0.5  # of a column's ids that are images, or it is not the column of the ids
-_IMAGE_KEY = re.compile("(image|img|photo|picture|file|sample)[ _-]?(id|key|no|nr|number|index|uuid)")
+_IMAGE_KEY = re.compile("(image|img|photo|file|sample)[ _-]?(id|key|no|nr|number|index|uuid)")
 NUM_WITH_SUFFIX = 20  # ids that a common suffix is derived from
 
 

@@ -226,3 +226,10 @@ def test_other_training_folders_are_not_parts(layout_of: Any) -> None:
     with pytest.raises(ConfigError, match=r"data\.train_folder"):
         layout_of(images)
     assert layout_of(images, train_folder="train").class_names == ("cat", "dog")
+
+
+def test_a_table_of_test_images_does_not_name_the_classes(layout_of: Any) -> None:
+    images = [f"train/{n}/{m}.jpg" for n in range(3) for m in range(2)] + [f"test/t{n}.jpg" for n in range(3)]
+    truth = "Id,Category\n" + "".join(f"t{n}.jpg,{n}\n" for n in range(3))
+    tables = {"sample_submission.csv": truth.replace(",1", ",0").replace(",2", ",0"), "truth.csv": truth}
+    assert layout_of(images, tables).class_names == ("0", "1", "2")
