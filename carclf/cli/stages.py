@@ -2,7 +2,6 @@
 
 import json
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -21,7 +20,7 @@ from carclf.cli.options import (
     load_settings,
 )
 from carclf.config import parse_override
-from carclf.dashboard.run_report import run_stage_with_report, write_report
+from carclf.dashboard.run_report import run_stage_to_end, run_stage_with_report, write_report
 from carclf.errors import ConfigError, ServiceError
 from carclf.redaction import redact_values
 from carclf.runs.approvals import end_request, release_claim, shown_decision
@@ -137,7 +136,7 @@ def run_all(
         run_id = f"{recipe}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
     run = _start_or_resume(run_id, _open_store(store_url, create_store), recipe, set_)
     for stage in run.stages:
-        result = _run_to_end(run, stage)
+        result = run_stage_to_end(run, stage)
         if result.waiting:
             print(f"{result.summary}\nTo continue with {stage}: {format_command(run.store, f'{stage} --run {run_id}')}")
             raise typer.Exit(ServiceError.exit_status)
@@ -151,17 +150,3 @@ def run_all(
 
 def _open_store(url: str, create: bool) -> Store:
     return init_store(url) if create else require_store(url)
-
-
-def _run_to_end(run: Run, stage: str) -> Result:
-    """Run a stage; repeat it while it waits for a service, for at most score.timeout_seconds."""
-    settings = run.config.score
-    limit = time.monotonic() + settings.timeout_seconds
-    while (result := run_stage_with_report(run, stage)).waiting:
-        if result.until or stage == "promote":  # waits for another day or for a person
-            return result
-        if time.monotonic() > limit:
-            command = format_command(run.store, f"{stage} --run {run.run_id}")
-            raise ServiceError(f"{result.summary} after {settings.timeout_seconds} s. Try again: {command}")
-        time.sleep(settings.poll_seconds)
-    return result

@@ -1,18 +1,19 @@
 """The report of a run as one HTML file without scripts or network access, for mails and archives."""
 
 import json
+import time
 from functools import lru_cache
 
 from carclf.champion import CHAMPION
 from carclf.dashboard.run_facts import run_facts
 from carclf.dashboard.run_view import run_view
 from carclf.dashboard.templates import render_self_contained
-from carclf.errors import CarclfError
+from carclf.errors import CarclfError, ServiceError
 from carclf.progress import log
 from carclf.runs.live import read_live_progress
 from carclf.runs.record import record_key
 from carclf.runs.run import Result, Run
-from carclf.services.storage import Store
+from carclf.services.storage import Store, format_command
 from carclf.stages.chain import NO_OPTIONS, StageOptions
 
 LATE_STAGES = ("evaluate", "promote", "refit", "submit", "score")  # the report is written after these
@@ -49,6 +50,23 @@ def run_stage_with_report(run: Run, stage: str, options: StageOptions = NO_OPTIO
     result = run.run_stage(stage, options)
     if stage in LATE_STAGES and not (result.waiting and stage in POLLED_STAGES):
         write_report(run)
+    return result
+
+
+def run_stage_to_end(run: Run, stage: str) -> Result:
+    """Run a stage; repeat it while it waits for a service, for at most ``score.timeout_seconds``.
+
+    Raise ServiceError after that. A result that waits for another day or for a person is returned.
+    """
+    settings = run.config.score
+    limit = time.monotonic() + settings.timeout_seconds
+    while (result := run_stage_with_report(run, stage)).waiting:
+        if result.until or stage == "promote":
+            return result
+        if time.monotonic() > limit:
+            command = format_command(run.store, f"{stage} --run {run.run_id}")
+            raise ServiceError(f"{result.summary} after {settings.timeout_seconds} s. Try again: {command}")
+        time.sleep(settings.poll_seconds)
     return result
 
 

@@ -43,7 +43,7 @@ class ImagePredictor:
 
     def predict(self, paths: Sequence[Path]) -> Iterator[ImagePrediction]:
         """Yield a prediction for each path, in order. At most two batches of images are in memory."""
-        for path, result in self.predict_items(paths, self._read_or_reason):
+        for path, result in self.predict_items(paths, self.read_or_reason):
             if isinstance(result, str):
                 yield ImagePrediction(path, problem=result)
             else:
@@ -70,6 +70,15 @@ class ImagePredictor:
         """Return the image in the network's input size. Raises ImageDecodeError or OSError."""
         return letterbox(read_image(path, *self.image_size, max_megapixels=self.max_megapixels), *self.image_size)
 
+    def read_or_reason(self, path: Path) -> Pixels | str:
+        """Return the image in the network's input size, or the reason why it could not be read."""
+        try:
+            return self.read(path)
+        except ImageDecodeError as error:
+            return f"cannot be decoded: {error}"
+        except OSError as error:
+            return f"cannot be read: {error.strerror or error}"
+
     def _predict_batch(
         self, results: Sequence[Pixels | Failure], batch_size: int
     ) -> Iterator[npt.NDArray[Any] | Failure]:
@@ -81,15 +90,6 @@ class ImagePredictor:
             rows = iter(apply_temperature(probabilities[: len(images)], self.temperature))
         for result in results:
             yield next(rows) if isinstance(result, np.ndarray) else result
-
-    def _read_or_reason(self, path: Path) -> Pixels | str:
-        """Return the image in the network's input size, or the reason why it could not be read."""
-        try:
-            return self.read(path)
-        except ImageDecodeError as error:
-            return f"cannot be decoded: {error}"
-        except OSError as error:
-            return f"cannot be read: {error.strerror or error}"
 
 
 def list_files(paths: Iterable[Path]) -> list[Path]:
