@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+import psutil
 import pytest
 from airflow_process import ROOT
 from gate_candidates import Candidate, build_candidate
 from recorded_runs import record_candidate
 from typer.testing import CliRunner
 
-from carclf.champion import read_state, roll_back
+from carclf.champion import ensure_state, read_state, record_promotion, roll_back
 from carclf.cli.app import app
 from carclf.dashboard.run_facts import run_facts
 from carclf.services.storage import Store, init_store
@@ -245,6 +246,35 @@ def test_a_run_without_a_new_champion_or_a_candidate_asks_and_announces_nothing(
     assert states.pop("candidates") == "success"
     assert set(states.values()) == {"skipped"}
     assert champion_events(airflow) == before
+
+
+def kill_announcement(airflow: Airflow) -> None:
+    """Kill the task that announces while it reads the champion, like a crash of its worker."""
+    def find() -> list[psutil.Process]:
+        children = [child for process in airflow.processes.running.values()
+                    for child in psutil.Process(process.pid).children(recursive=True)]
+        with suppress(psutil.NoSuchProcess):
+            return [child for child in children if {"champion", "current"} <= set(child.cmdline())]
+        return []
+
+    reader = wait_for(find)[0]
+    for process in (reader.parent(), reader):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def test_a_champion_whose_announcement_was_killed_is_announced_once(airflow: Airflow, store: Store) -> None:
+    """The crash is between the champion's pointer and the event."""
+    before = champion_events(airflow)
+    candidate = build_candidate(store, "killed", [0, 1, 2])
+    event = {"model": candidate.model.key, "decision": "d", "evaluation": candidate.evaluation.key, "run": "killed"}
+    assert record_promotion(store, event, ensure_state(store, 0.5))
+    run = trigger_run(airflow, "car_promote")
+    kill_announcement(airflow)
+    list(run.poll(1))
+    run = trigger_run(airflow, "car_promote")
+    list(run.poll(1))
+    assert [event["model"] for event in champion_events(airflow)[len(before):]] == [candidate.model.key]
 
 
 def test_a_new_champion_is_announced_while_a_consumer_is_queued(
