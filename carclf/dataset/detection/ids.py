@@ -300,7 +300,8 @@ def join_by_keys(tables: Sequence[Table], joined: Sequence[Joined]) -> list[Join
             continue
         matches = [match for other in named if other.table.role in ("", table.role)
                    and (match := _join_by_key(table, other))]
-        if len(matches) == 1 and (direct is None or direct.id_column == matches[0].id_column):
+        are_equal = all(match.match.rows == matches[0].match.rows for match in matches)
+        if matches and are_equal and (direct is None or direct.id_column == matches[0].id_column):
             by_table[id(table)] = matches[0]
     return [by_table[id(table)] for table in tables if id(table) in by_table]
 
@@ -313,7 +314,7 @@ def _join_by_key(table: Table, other: Joined) -> Joined | None:
             images = dict(zip(keys, other.table.rows[other.id_column], strict=True))
             ids = sorted(table.rows[column].unique())
             rows = {key: row for key in ids if (row := other.match.rows.get(images.get(key, ""))) is not None}
-            if len(rows) >= MIN_FRACTION * max(len(ids), len(keys)):
+            if len(rows) >= MIN_FRACTION * len(ids):
                 return Joined(table, column, Match(f"{column} of {other.path}", rows, tuple(
                     key for key in ids if key not in rows)))
     return None

@@ -18,7 +18,8 @@ from carclf.formatting import format_count, format_list
 _ONE_HOT = {name: int(flag) for name, flag in FLAGS.items()} | {"": 0, "x": 1}  # in lower case
 _WHOLE = r"[0-9]+\.0"  # of numbers in a column with missing values, as other tools write them
 _NUM_CHECKED = 1000  # values with several words
-# Columns, in lower case, that describe an image file or a box.
+_NUMBER = re.compile(r"-?[0-9]*\.?[0-9]*")
+# Columns of numbers, in lower case, that describe an image file or a box.
 _MEASURE = re.compile("(image|img|file|box|bbox)?_?(width|height|w|h|size|bytes|area|depth|channels|dpi)"
                       "|[xy](_?(min|max|[0-9]))?|license|iscrowd|date_captured")
 _NAME_OF_TAGS = re.compile("tags|attributes|annotations")  # of a column, in lower case
@@ -48,11 +49,6 @@ class TableLabels:
         """The names of the columns with the labels; ``column`` describes them."""
         is_column = self.column in self.joined.table.rows.columns
         return [self.column] if is_column else [*self.classes, *self.empty]
-
-    @property
-    def is_weak(self) -> bool:
-        """True for predictions, and for fields of images in JSON that are not called like label."""
-        return self.role == "predict" or (self.rank == 0 and self.joined.table.is_json)
 
     @property
     def role(self) -> str:
@@ -250,7 +246,8 @@ def _may_be_label(values: "pd.Series[str]", column: str, is_usual: bool) -> bool
     if (is_repeated or NAME_OF_LABELS.search(column.lower())) and _lists(distinct, column):
         return True  # to be rejected
     is_flag = is_called_like_flag(column) and not is_usual and _is_binary(values)
-    if not is_repeated or is_flag or is_group_column(column) or (_MEASURE.fullmatch(column.lower()) and not is_usual):
+    is_measure = not is_usual and _MEASURE.fullmatch(column.lower()) and all(map(_NUMBER.fullmatch, distinct))
+    if not is_repeated or is_flag or is_group_column(column) or is_measure:
         return False
     fraction = r"-?[0-9]*\.(?!0$)[0-9]+" if is_usual else r"-?[0-9]*\.[0-9]+"
     return not all(re.fullmatch(fraction, value) for value in distinct) and not (
@@ -312,12 +309,17 @@ def _reject_several_labels(joined: Joined, column: str, values: "pd.Series[str]"
 
 
 def _has_other_name(candidate: TableLabels, train: Sequence[TableLabels]) -> bool:
-    """Return True if a table of another subset has the training images' classes in a column that theirs lacks."""
+    """Return True if a table of another subset has the training images' classes in their column or one they lack.
+
+    Flags such as 0 and 1 may mean anything else.
+    """
     columns = {column for table in train for column in table.joined.table.rows.columns}
     label_columns = {column for table in train for column in table.columns}
     classes = frozenset[str]().union(*(table.classes for table in train))
-    return (candidate.role != "train" and candidate.classes <= classes and candidate.column not in columns
-            and label_columns.isdisjoint(candidate.joined.table.rows.columns))
+    are_flags = {name.lower() for name in classes} <= FLAGS.keys()
+    return candidate.column in label_columns or (
+        candidate.classes <= classes and not are_flags and candidate.column not in columns
+        and label_columns.isdisjoint(candidate.joined.table.rows.columns))
 
 
 def combine(candidates: Sequence[TableLabels]) -> list[TableLabels]:
@@ -325,10 +327,11 @@ def combine(candidates: Sequence[TableLabels]) -> list[TableLabels]:
 
     Raises ConfigError if two tables of a subset fit equally well and have different labels.
     """
-    candidates = [candidate for candidate in candidates if not candidate.is_weak] or candidates
+    candidates = [candidate for candidate in candidates if candidate.role != "predict"] or candidates
     train = [candidate for candidate in candidates if candidate.role == "train"]
-    if any(candidate.rank for candidate in candidates):
-        candidates = [candidate for candidate in candidates if candidate.rank or _has_other_name(candidate, train)]
+    has_ranks = any(candidate.rank for candidate in candidates)
+    candidates = [candidate for candidate in candidates if candidate.rank or (
+        not has_ranks if candidate.role == "train" or not train else _has_other_name(candidate, train))]
     result = []
     for role in dict.fromkeys(candidate.role for candidate in candidates):
         fitting = [candidate for candidate in candidates if candidate.role == role]

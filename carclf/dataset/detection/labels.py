@@ -102,7 +102,7 @@ def find_labels(evidence: Evidence) -> Labeled:
     findings: list[Finding] = []
     if setting not in ("folders", "file_names"):
         tables, findings = _read_tables(evidence, joined, folders)
-    if setting == "auto" and all(table.is_weak for table in tables) and (
+    if setting == "auto" and all(table.role == "predict" for table in tables) and (
             folders is not None or read_prefixes(evidence.images) is not None):
         tables = []
     if folders is not None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from carclf.errors import DataError
+from carclf.errors import ConfigError, DataError
 
 NAMES = [f"{n}.jpg" for n in range(8)]
 CLASSES = ["suv", "van"]
@@ -131,6 +131,22 @@ def test_other_json_files_next_to_a_table_change_nothing(layout_of: Any, data: o
     layout = layout_of(IMAGES, {"labels.csv": table, "filenames.json": json.dumps(data)})
     assert layout.class_names == ("0", "1")
     assert {finding.kind for finding in layout.findings} <= {"unmatched_label_table"}
+
+
+def test_a_field_with_another_name_is_ambiguous_next_to_folders(layout_of: Any) -> None:
+    def records(names: list[str]) -> str:
+        return json.dumps([{"file": name, "species": ["cat", "dog"][n // 4]} for n, name in enumerate(names)])
+
+    folders = [f"day{n % 2}/{name}" for n, name in enumerate(NAMES)]
+    with pytest.raises(ConfigError, match=r"data\.label_source to folders or json"):
+        layout_of(folders, {"metadata.json": records(folders)})
+    assert layout_of(folders, {"metadata.json": records(folders)}, label_source="json").class_names == ("cat", "dog")
+
+
+def test_a_field_of_records_is_preferred_to_prefixes(layout_of: Any) -> None:
+    names = [f"cam{n % 2}_{n}.jpg" for n in range(8)]
+    lines = [json.dumps({"file": name, "species": ["cat", "dog"][n // 4]}) for n, name in enumerate(names)]
+    assert layout_of(names, {"metadata.jsonl": "\n".join(lines)}).class_names == ("cat", "dog")
 
 
 @pytest.mark.parametrize("folder", ["{}", "images/{}"])

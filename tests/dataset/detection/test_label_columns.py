@@ -191,6 +191,10 @@ def test_other_columns_of_a_test_table_are_not_labels(layout_of: Any) -> None:
     for column, value in (("", ""), (",label", ",")):
         layout = layout_of(IMAGES, {"train.csv": train, "test.csv": test.format(column, *[value] * 8)})
         assert layout.images["source"].value_counts().to_dict() == {"train": 16, "test": 8}
+    for column in ("label", "defect"):
+        train = f"file,{column}\n" + "".join(f"{n:02d}.jpg,{n % 2}\n" for n in range(16))
+        layout = layout_of(IMAGES, {"train.csv": train, "test.csv": test.format("", *[""] * 8)})
+        assert layout.images["source"].value_counts().to_dict() == {"train": 16, "test": 8}
 
 
 def test_the_same_column_of_a_table_about_the_same_images_is_not_a_label(layout_of: Any) -> None:
@@ -201,13 +205,24 @@ def test_the_same_column_of_a_table_about_the_same_images_is_not_a_label(layout_
 
 @pytest.mark.parametrize("tables", [
     {"cameras.csv": "id,location\n1,x\n2,x\n3,y\n4,y\n"}, {"splits.csv": "id,name\n1,train\n2,test\n"},
-    {"sessions.csv": "image_id,location\n1,x\n2,x\n3,y\n4,y\n"},
 ])
 def test_rows_of_another_table_with_numbers_are_not_images(layout_of: Any, tables: dict[str, str]) -> None:
     key = next(iter(tables.values())).partition(",")[0]
     images = f"{key},file,label\n" + "".join(f"{n + 1},p{n}x.jpg,{'ab'[n % 2]}\n" for n in NUMBERS)
     layout = layout_of([f"images/p{n}x.jpg" for n in NUMBERS], {"images.csv": images} | tables)
     assert set(layout.images["source"]) == {"train"} and set(layout.images["group"]) == {""}
+
+
+@pytest.mark.parametrize("name", ["p{}x.jpg", "{}.jpg"])
+def test_small_tables_of_subsets_have_the_keys_of_the_table_of_all_images(layout_of: Any, name: str) -> None:
+    names = [name.format((7 * n) % 24) for n in NUMBERS]  # the numbers in the names are not the keys
+    tables = {"images.csv": "image_id,file\n" + "".join(f"{n},{names[n]}\n" for n in NUMBERS),
+              "captions.csv": "image_id,file,text\n" + "".join(f"{n},{names[n]},text {n}\n" for n in NUMBERS)}
+    for role, rows in (("train", range(16)), ("val", range(16, 20)), ("test", range(20, 24))):
+        tables[f"{role}_labels.csv"] = "image_id,label\n" + "".join(f"{n},{'ab'[n % 2]}\n" for n in rows)
+    images = layout_of([f"images/{name}" for name in names], tables).images.set_index("id").loc[names]
+    assert images["label"].tolist() == ["a", "b"] * 12
+    assert images["source"].tolist() == ["train"] * 16 + ["val"] * 4 + ["holdout"] * 4
 
 
 def test_keys_belong_to_the_table_of_the_same_subset(layout_of: Any) -> None:
