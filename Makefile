@@ -59,7 +59,7 @@ lint: .venv/.dev ## check vocabulary, style, types and layers
 
 bench: .venv/.dev ## list the benchmarks
 	@for name in validation_speed hash_search input_pipeline stage_memory report_memory sources experiment_overhead \
-	  runs_page training_step gpu_throughput bootstrap_coverage batch_prediction airflow_idle; do \
+	  runs_page dag_parsing training_step gpu_throughput bootstrap_coverage batch_prediction airflow_idle; do \
 	  echo "$(BIN)/python -m benchmarks.$$name [--quick]"; done
 	@for name in cars10 label_error_quality head_training honest_selection; do \
 	  echo "$(BIN)/python -m benchmarks.$$name --data FOLDER --weights FILE [--quick]"; done

@@ -233,6 +233,11 @@ class Joined:
         """The table's path."""
         return self.table.path
 
+    @property
+    def is_by_key(self) -> bool:
+        """True if the ids are keys of another table."""
+        return " of " in self.match.form
+
     def values(self, column: str) -> "pd.Series[str]":
         """Return a column's values by row label of the images, in their order, once for each row of the table."""
         rows = self.table.rows[self.id_column].map(self.match.rows)

@@ -29,6 +29,14 @@ class AmbiguousColumnError(ConfigError):
     """Several columns of a table may have the labels."""
 
 
+class SeveralLabelsError(DataError):
+    """Images have several labels in a column; ``is_usual`` if its name is that of labels."""
+
+    def __init__(self, message: str, *, is_usual: bool) -> None:
+        super().__init__(message)
+        self.is_usual = is_usual
+
+
 @dataclass(frozen=True)
 class TableLabels:
     """The labels of a table, by row label of the images.
@@ -93,10 +101,20 @@ def read_all_labels(
             results[table.path] = replace(labels, rank=best.rank) if isinstance(labels, TableLabels) else labels
         elif table.path not in results:
             results[table.path] = _try_reading(table, targets, config)
-    candidates = [(table, results[table.path]) for table in joined]
+    direct = [labels.rank for labels in results.values() if isinstance(labels, TableLabels)
+              and len(labels.values) and not labels.joined.is_by_key]
+    candidates = [(table, results[table.path]) for table in joined
+                  if not (direct and table.is_by_key and _rank_of(results[table.path]) <= max(direct))]
     return ([labels for table, labels in candidates if isinstance(labels, TableLabels)
              and (len(labels.values) or table.match.ambiguous)],
             [(table.path, error) for table, error in candidates if isinstance(error, ConfigError | DataError)])
+
+
+def _rank_of(labels: "TableLabels | ConfigError | DataError | None") -> int:
+    """Return the rank of labels or of the column that an error is about."""
+    if isinstance(labels, TableLabels):
+        return labels.rank
+    return int(isinstance(labels, SeveralLabelsError) and labels.is_usual)
 
 
 def _shared_column(table: Joined, best: TableLabels) -> str:
@@ -157,7 +175,7 @@ def read_labels(joined: Joined, targets: Sequence[str], config: Data) -> TableLa
     suffix = ".0" if texts[texts != ""].str.fullmatch(_WHOLE).all() else ""
     values = joined.values(column).str.removesuffix(suffix)
     values = values[values != ""]
-    _reject_several_labels(joined, column, values)
+    _reject_several_labels(joined, column, values, is_usual=rank > 0)
     if not config.label_column and _are_tags(column, set(values)):
         raise DataError(f"{joined.path}: {column} has several tags for each image, such as {values.iloc[0]!r}. Images "
                         "with several labels are not supported. If the tags are one class, set data.label_column.")
@@ -233,6 +251,8 @@ def _choose_column(table: Table, columns: Sequence[str], targets: Sequence[str],
             f"{table.path}: the classes may be in {usual[0]}, which has {rows[usual[0]].nunique()} different values in "
             f"{len(rows)} rows, or in {fitting[0]}. Set data.label_column to one of the columns.")
     usual = [column for column in usual if column in fitting]
+    if table.is_json and not usual and all(_is_measure(column, rows[column]) for column in fitting):
+        return "", 0
     return (_only(table, usual or fitting), int(bool(usual))) if fitting else ("", 0)
 
 
@@ -246,12 +266,16 @@ def _may_be_label(values: "pd.Series[str]", column: str, is_usual: bool) -> bool
     if (is_repeated or NAME_OF_LABELS.search(column.lower())) and _lists(distinct, column):
         return True  # to be rejected
     is_flag = is_called_like_flag(column) and not is_usual and _is_binary(values)
-    is_measure = not is_usual and _MEASURE.fullmatch(column.lower()) and all(map(_NUMBER.fullmatch, distinct))
-    if not is_repeated or is_flag or is_group_column(column) or is_measure:
+    if not is_repeated or is_flag or is_group_column(column):
         return False
     fraction = r"-?[0-9]*\.(?!0$)[0-9]+" if is_usual else r"-?[0-9]*\.[0-9]+"
     return not all(re.fullmatch(fraction, value) for value in distinct) and not (
         read_roles(column, distinct) or has_unknown_subsets(column, distinct))
+
+
+def _is_measure(column: str, values: "pd.Series[str]") -> bool:
+    """Return True for numbers in a column called like width."""
+    return bool(_MEASURE.fullmatch(column.lower())) and all(map(_NUMBER.fullmatch, values.unique()))
 
 
 def _lists(distinct: set[str], column: str) -> list[str]:
@@ -295,14 +319,15 @@ def are_same_classes(first: "pd.Series[str]", second: "pd.Series[str]") -> bool:
     return num_pairs == first.nunique() == second.nunique()
 
 
-def _reject_several_labels(joined: Joined, column: str, values: "pd.Series[str]") -> None:
+def _reject_several_labels(joined: Joined, column: str, values: "pd.Series[str]", *, is_usual: bool) -> None:
     pairs = pd.DataFrame({"row": values.index, "label": values.to_numpy()}).drop_duplicates()
     repeated = pairs.loc[pairs["row"].duplicated(), "row"]
     if len(repeated):
         image_id = min(key for key, row in joined.match.rows.items() if row == repeated.iloc[0])
-        raise DataError(f"{joined.path}: {format_count(len(repeated), 'image has', 'images have')} several labels in "
-                        f"{column} (first: {image_id!r}). Images with several labels are not supported: keep one "
-                        f"{joined.table.row_noun} per image.")
+        raise SeveralLabelsError(
+            f"{joined.path}: {format_count(len(repeated), 'image has', 'images have')} several labels in {column} "
+            f"(first: {image_id!r}). Images with several labels are not supported: keep one {joined.table.row_noun} "
+            "per image, or set data.label_table to another table.", is_usual=is_usual)
     if lists := _lists(set(values), column):
         raise DataError(f"{joined.path}: {column} has lists of labels, such as {lists[0]!r}. Images with several "
                         "labels are not supported. If another column has the class, set data.label_column.")

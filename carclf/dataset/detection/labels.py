@@ -31,6 +31,7 @@ from carclf.dataset.detection.label_folders import (
 )
 from carclf.dataset.detection.label_tables import (
     AmbiguousColumnError,
+    SeveralLabelsError,
     TableLabels,
     are_same_classes,
     combine,
@@ -102,9 +103,8 @@ def find_labels(evidence: Evidence) -> Labeled:
     findings: list[Finding] = []
     if setting not in ("folders", "file_names"):
         tables, findings = _read_tables(evidence, joined, folders)
-    if setting == "auto" and all(table.role == "predict" for table in tables) and (
-            folders is not None or read_prefixes(evidence.images) is not None):
-        tables = []
+    if setting == "auto" and folders is None and (prefixes := read_prefixes(evidence.images)) is not None:
+        tables = _without_weak(tables, prefixes)
     if folders is not None:
         labels = _from_folders(evidence, folders, tables)
     elif tables:
@@ -127,6 +127,21 @@ def find_labels(evidence: Evidence) -> Labeled:
     num_images = len(evidence.images)
     findings += find_other_lists(others, num_images) + find_unjoined(evidence.tables, all_joined, num_images)
     return Labeled(labels, subsets, [*all_joined, *lists], [*findings, *labels.findings, *subsets.findings])
+
+
+def _without_weak(tables: list[TableLabels], prefixes: "pd.Series[str]") -> list[TableLabels]:
+    """Return the tables without predictions. Raises ConfigError for JSON fields that are not called like label.
+
+    ``prefixes`` are those of the images' names, which may be the labels as well.
+    """
+    tables = [table for table in tables if table.role != "predict"]
+    if tables and all(table.rank == 0 and table.joined.table.is_json for table in tables) and not are_same_classes(
+            prefixes[tables[0].values.index.intersection(prefixes.index)],
+            tables[0].values[tables[0].values.index.intersection(prefixes.index)]):
+        raise ConfigError(f"The classes may be prefixes of names, such as {prefixes.min()}, or {tables[0].column} of "
+                          f"{tables[0].joined.path}, such as {tables[0].values.max()}. Set data.label_source to "
+                          "file_names or json.")
+    return tables
 
 
 def _select_tables(evidence: Evidence) -> Sequence[Table]:
@@ -165,7 +180,8 @@ def _read_tables(
         raise ConfigError(f"data.label_table: {reason} Set data.label_column, or another table.")
     if folders is not None:
         findings += _find_unmatched(evidence, joined, folders)
-        candidates = [candidate for candidate in candidates if candidate.role != "predict"]
+        candidates = [candidate for candidate in candidates if candidate.role != "predict"
+                      and (candidate.rank or not candidate.joined.is_by_key)]
     return combine(candidates), findings
 
 
@@ -187,9 +203,13 @@ def _find_unusable(
     """
     config = evidence.config
     has_labels = any(candidate.rank for candidate in candidates)
-    errors = [(path, error) for path, error in errors if not (has_labels and isinstance(error, AmbiguousColumnError))]
+    errors = [(path, error) for path, error in errors if not (has_labels and (
+        isinstance(error, AmbiguousColumnError) or (isinstance(error, SeveralLabelsError) and not error.is_usual)))]
     if errors and (folders is None or config.label_table or config.label_column):
-        raise errors[0][1]
+        error = errors[0][1]
+        if isinstance(error, AmbiguousColumnError) and folders is None and read_prefixes(evidence.images) is not None:
+            raise type(error)(f"{error} If the classes are prefixes of names, set data.label_source to file_names.")
+        raise error
     if errors and folders is not None and are_parts(set(folders)):
         raise type(errors[0][1])(f"{errors[0][1]} If the classes are the folders, set data.label_source to folders.")
     return [Finding("invalid_label_table", path, f"{error} The class folders are used.") for path, error in errors]

@@ -103,7 +103,9 @@ def _to_tables(path: str, rows: list[tuple[str, str]], known: Collection[str]) -
         rows = [(name, label) for name, (_, label) in zip(relative, rows, strict=True)]
     labels = {label for _, label in rows}
     has_labels = "" not in labels
-    has_subsets = len(set(roles_of(stem))) != 1 or "partition" in stem.lower() or all(map(role_of, labels))
+    is_split = bool(_SUBSET_FILE.search(stem.lower()))
+    roles = set(roles_of(re.sub("[_-]", " ", stem) if is_split else stem))  # train_val.txt has one subset
+    has_subsets = len(roles) != 1 or "partition" in stem.lower() or all(map(role_of, labels))
     if has_subsets and not has_labels:
         return []
     columns = [ID_COLUMN, SUBSET_COLUMN if has_subsets else LABEL_COLUMN]

@@ -143,10 +143,14 @@ def test_a_field_with_another_name_is_ambiguous_next_to_folders(layout_of: Any) 
     assert layout_of(folders, {"metadata.json": records(folders)}, label_source="json").class_names == ("cat", "dog")
 
 
-def test_a_field_of_records_is_preferred_to_prefixes(layout_of: Any) -> None:
+def test_a_field_with_another_name_is_ambiguous_next_to_prefixes(layout_of: Any) -> None:
     names = [f"cam{n % 2}_{n}.jpg" for n in range(8)]
     lines = [json.dumps({"file": name, "species": ["cat", "dog"][n // 4]}) for n, name in enumerate(names)]
-    assert layout_of(names, {"metadata.jsonl": "\n".join(lines)}).class_names == ("cat", "dog")
+    with pytest.raises(ConfigError, match=r"data\.label_source to file_names or json"):
+        layout_of(names, {"metadata.jsonl": "\n".join(lines)})
+    assert layout_of(names, {"metadata.jsonl": "\n".join(lines)}, label_source="json").class_names == ("cat", "dog")
+    layout = layout_of(names, {"metadata.jsonl": "\n".join(lines)}, label_source="file_names")
+    assert layout.class_names == ("cam0", "cam1")
 
 
 @pytest.mark.parametrize("folder", ["{}", "images/{}"])

@@ -248,3 +248,36 @@ def test_a_table_of_test_images_does_not_name_the_classes(layout_of: Any) -> Non
     truth = "Id,Category\n" + "".join(f"t{n}.jpg,{n}\n" for n in range(3))
     tables = {"sample_submission.csv": truth.replace(",1", ",0").replace(",2", ",0"), "truth.csv": truth}
     assert layout_of(images, tables).class_names == ("0", "1", "2")
+
+
+def test_measures_next_to_another_column_are_ambiguous(layout_of: Any) -> None:
+    table = table_of("file,width,camera", ["640", "480"], ["a", "b", "c"])
+    with pytest.raises(AmbiguousColumnError, match=r"data\.label_column"):
+        layout_of(IMAGES, {"metadata.csv": table})
+
+
+def test_measures_next_to_class_folders_are_no_labels(layout_of: Any) -> None:
+    table = table_of("file,width,camera", ["640", "480"], ["a", "b", "c"])
+    layout = layout_of([f"{'ab'[n % 2]}/{n:02d}.jpg" for n in NUMBERS], {"metadata.csv": table})
+    assert layout.class_names == ("a", "b")
+    assert [finding.kind for finding in layout.findings] == ["invalid_label_table"]
+
+
+@pytest.mark.parametrize(("name", "table"), [
+    ("boxes.csv", "file,x,part\n" + "".join(f"{n:02d}.jpg,{n},{part}\n" for n in NUMBERS for part in ("head", "tail"))),
+    ("boxes.csv", "image_id,x,class\n" + "".join(f"{n},{n},{part}\n" for n in NUMBERS for part in ("head", "tail"))),
+    ("weather.csv", "image_id,sky\n" + "".join(f"{n},{['blue', 'gray'][n // 12]}\n" for n in NUMBERS)),
+])
+def test_tables_about_parts_of_images_or_by_key_do_not_matter_next_to_labels(
+    layout_of: Any, name: str, table: str
+) -> None:
+    labels = "image_id,file,label\n" + "".join(f"{n},{n:02d}.jpg,{'ab'[n % 2]}\n" for n in NUMBERS)
+    assert labels_of(layout_of(IMAGES, {"labels.csv": labels, name: table})) == ["a", "b"] * 12
+
+
+def test_other_facts_by_key_do_not_matter_next_to_class_folders(layout_of: Any) -> None:
+    folders = [f"{'ab'[n % 2]}/{n:02d}.jpg" for n in NUMBERS]
+    tables = {"images.csv": "image_id,file\n" + "".join(f"{n},{n:02d}.jpg\n" for n in NUMBERS),
+              "exif.csv": "image_id,make\n" + "".join(f"{n},{['x', 'y', 'z'][n % 3]}\n" for n in NUMBERS)}
+    layout = layout_of(folders, tables)
+    assert layout.class_names == ("a", "b") and layout.findings == ()
