@@ -112,7 +112,8 @@ def _find_sample_images(
     if not sample:
         return {}, []
     images = source.images
-    ids, detection = find_sample_images(images, sample, config.data, source.coco.file_names)
+    tables = [table for table in [*source.tables, *source.coco.tables] if table is not sample]
+    ids, detection = find_sample_images(images, sample, config.data, source.coco.file_names, tables)
     roots = set(images.loc[list(ids), "root"]) - {""}
     is_test = images["role"].isin(["test", "predict"]) & images["root"].isin(roots)
     unlisted = images.loc[is_test & ~images.index.isin(list(ids)), "path"].str.split("/").str[-1]

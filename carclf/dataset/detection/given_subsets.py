@@ -27,6 +27,7 @@ _FLAG_COLUMN = re.compile("((is|in)_?)?(train|training|val|valid|validation|test
                           "(_?(image|img|sample|set))?")
 _LONE_WORDS = {"train", "training", "val", "validation", "test", "testing"}
 _MAX_SUBSETS = 10
+MAX_CONTRADICTORY = 0.5  # fraction of the images with different subsets in several rows
 # What a name of a subset may contain besides train, val or test.
 _OTHER_WORDS = {"data", "dataset", "file", "files", "id", "ids", "image", "images", "img", "imgs", "list", "name",
                 "names", "paths", "private", "public", "sample", "samples", "set", "split", "subset"}
@@ -204,7 +205,9 @@ def _columns(
     for table, column in _other_columns(joined, label_columns, setting):
         if role_by_value := _column_roles(table, column, setting):
             _require_distinct(table, f"the column {column}")
-            roles = _last_role(table.values(column).str.strip().map(role_by_value))
+            roles = table.values(column).str.strip().map(role_by_value)
+            _require_single_roles(table, column, roles)
+            roles = _last_role(roles)
             if not is_called_like_flag(column):
                 name = f"{column} of {table.path}"
                 other, roles_of_other = first = first or (name, roles)
@@ -213,6 +216,15 @@ def _columns(
                     raise ConfigError(f"{other} and {name} are different splits. Set data.subset_column to the column "
                                       "that counts, or to none. Remove tables of other splits.")
             yield table, column, roles
+
+
+def _require_single_roles(table: Joined, column: str, roles: "pd.Series[str]") -> None:
+    """Raise ConfigError if rows give most images several subsets, such as those of several folds."""
+    num_roles = roles.groupby(level=0).nunique()
+    if (num_roles > 1).mean() > MAX_CONTRADICTORY:
+        count = format_count(int((num_roles > 1).sum()), "image", "images")
+        raise ConfigError(f"{table.path}: {column} has several subsets for {count}, such as those of several folds. "
+                          "Keep the rows of one split, or set data.subset_column to another column or to none.")
 
 
 def _other_columns(

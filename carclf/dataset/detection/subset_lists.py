@@ -163,6 +163,11 @@ def _ids(items: object) -> Iterator[str]:
             yield next(filter(_IMAGE.fullmatch, texts), texts[0])
 
 
+def are_image_names(values: Sequence[str]) -> bool:
+    """Return True if most of the values are names of image files."""
+    return _are_images(values, ())
+
+
 def has_image_names(table: Table) -> bool:
     """Return True if a column has names of image files."""
-    return any(_are_images(table.rows[column].tolist(), ()) for column in table.rows.columns)
+    return any(are_image_names(table.rows[column].tolist()) for column in table.rows.columns)

@@ -8,24 +8,28 @@ from carclf.config.settings import Data
 from carclf.dataset.detection.ids import ImageNames, Match, join
 from carclf.dataset.detection.label_folders import training_images
 from carclf.dataset.detection.result import Detection
+from carclf.dataset.detection.subset_lists import are_image_names
 from carclf.dataset.detection.tables import Table
 from carclf.errors import ConfigError, DataError
 from carclf.formatting import format_count
 
 
 def find_sample_images(
-    images: pd.DataFrame, sample: Table, config: Data, file_names: Mapping[str, str]
+    images: pd.DataFrame, sample: Table, config: Data, file_names: Mapping[str, str], tables: Sequence[Table]
 ) -> tuple[dict[int, str], Detection]:
     """Return the sample submission's id of each test image, by row label, and the detection of the ids.
 
-    ``file_names`` maps the ids of a COCO JSON to files. Raises DataError if no id has an image; ConfigError if the ids
-    fit several folders.
+    ``file_names`` maps the ids of a COCO JSON to files; without one, another of the ``tables`` may. Raises DataError if
+    no id has an image; ConfigError if the ids fit several folders.
     """
     ids = sample.rows.iloc[:, 0].tolist()
     by_file = {file_names[image_id]: image_id for image_id in ids if image_id in file_names}
     area, match = _best_area(images, list(by_file) if len(by_file) == len(ids) else ids, config)
+    if not match.rows and (named := _files_of_ids(ids, tables)):
+        by_file = {named[image_id]: image_id for image_id in ids}
+        area, match = _best_area(images, list(by_file), config)
     if len(by_file) == len(ids):  # a stem may be the number of another image
-        match = Match("json", {by_file[name]: row for name, row in match.rows.items()}, match.missing)
+        match = Match("keys of another table", {by_file[name]: row for name, row in match.rows.items()}, match.missing)
     if not match.rows:
         is_test = images["role"].isin(["test", "predict"])
         first = images.loc[is_test if is_test.any() else images.index, "path"].iloc[0]
@@ -36,6 +40,17 @@ def find_sample_images(
     if match.num_images < len(match.rows):
         raise DataError(f"{sample.path}: two ids name the same image, compared by {match.form}. Set data.id_form.")
     return {row: image_id for image_id, row in match.rows.items()}, Detection("ids", match.form, evidence)
+
+
+def _files_of_ids(ids: Sequence[str], tables: Sequence[Table]) -> dict[str, str]:
+    """Return the file of each id in a table that has all ids in one column and names of image files in another."""
+    for table in tables:
+        files = [column for column in table.rows.columns if are_image_names(table.rows[column].tolist())]
+        keys = [column for column in table.rows.columns
+                if table.rows[column].is_unique and set(ids) <= set(table.rows[column])]
+        if len(files) == 1 and keys:
+            return dict(zip(table.rows[keys[0]], table.rows[files[0]], strict=True))
+    return {}
 
 
 def _best_area(images: pd.DataFrame, ids: Sequence[str], config: Data) -> tuple[str, Match]:

@@ -298,3 +298,21 @@ def test_missing_images_of_two_columns_of_flags_are_reported_once(layout_of: Any
     rows = "".join(f"{name},{n % 2},{1 - n % 2}\n" for n, name in enumerate([*NAMES, "9.jpg"]))
     layout = layout_of(IN_FOLDERS, {"list.csv": f"file,is_train,is_test\n{rows}"})
     assert [finding.kind for finding in layout.findings] == ["unused_subsets"]
+
+
+@pytest.mark.parametrize("column", ["grp", "split"])
+def test_rows_of_several_folds_stop(layout_of: Any, column: str) -> None:
+    rows = [f"{fold},{['train', 'train', 'test'][(n + fold) % 3]},{path}" for fold in (1, 2)
+            for n, path in enumerate(IN_FOLDERS)]
+    tables = {"Folds.csv": "\n".join([f"fold,{column},filename", *rows]) + "\n"}
+    with pytest.raises(ConfigError, match=r"several folds.*data\.subset_column"):
+        layout_of(IN_FOLDERS, tables, label_source="folders")
+    layout = layout_of(IN_FOLDERS, tables, label_source="folders", subset_column="none")
+    assert set(layout.images["source"]) == {"train"}
+
+
+def test_a_contradictory_row_counts_as_the_test_subset(layout_of: Any) -> None:
+    paths = [f"{['suv', 'van'][n % 2]}/{n}.jpg" for n in range(24)]
+    rows = [f"{path},{['train', 'test'][n // 20]}" for n, path in enumerate(paths)] + [f"{paths[0]},test"]
+    layout = layout_of(paths, {"list.csv": "\n".join(["file,split", *rows]) + "\n"})
+    assert layout.images["source"].value_counts().to_dict() == {"train": 19, "holdout": 5}

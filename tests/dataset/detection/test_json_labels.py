@@ -214,3 +214,16 @@ def test_the_categories_of_coco_files_are_named_by_their_own_file(layout_of: Any
         "categories": [{"id": 0, "name": "bus"}, {"id": 1, "name": "tram"}]})
     layout = layout_of(images, {"a.json": coco(["suv", "van"], range(8)), "b.json": unrelated})
     assert layout.class_names == ("suv", "van")
+
+
+@pytest.mark.parametrize("ids", [[0, 1, 2], ["a", "b", "c"]])
+@pytest.mark.parametrize("wrap", [lambda records: records, lambda records: {"images": records}])
+def test_the_ids_of_a_sample_submission_may_be_keys_of_another_file(layout_of: Any, ids: list[Any], wrap: Any) -> None:
+    images = [f"train_images/{CLASSES[n % 2]}/{name}" for n, name in enumerate(NAMES)]
+    tests = [f"test_images/000/test-00{n}.jpg" for n in (2, 0, 1)]
+    records = [{"image_id": key, "file_name": path.removeprefix("test_images/")}
+               for key, path in zip(ids, tests, strict=True)]
+    sample = "Id,Predicted\n" + "".join(f"{key},suv\n" for key in ids)
+    files = {"test_metadata.json": json.dumps(wrap(records)), "sample_submission.csv": sample}
+    test = layout_of([*images, *tests], files).images.query("source == 'test'").set_index("path")["id"]
+    assert test.loc[tests].tolist() == [str(key) for key in ids]
