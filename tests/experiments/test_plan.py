@@ -69,7 +69,7 @@ OF_BASELINES = {"head-with-batch-norm", "hidden-layer", "half-unfrozen", "platea
                 "no-ema", "single-view"}
 UNCHANGED = {
     "gpu": OF_ALL | {"ema", "size-384x512", "backbone-EfficientNetV2S"},
-    "cpu": OF_ALL | {"ema", "backbone-EfficientNetV2B0"},
+    "cpu": OF_ALL - {"all-unfrozen"} | {"half-unfrozen", "backbone-EfficientNetV2B0"},
     "baseline-xception": OF_BASELINES | {"batch-32", "no-drop-path", "backbone-Xception"},
     "baseline-b5": OF_BASELINES | {"batch-16", "backbone-EfficientNetB5"},
 }
