@@ -9,6 +9,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from carclf.experiments.plan_form import parse_integers
 from carclf.runs.record import run_id_from_dag_run
+from carclf_airflow.lineage import emit_training
 from carclf_airflow.stage_process import (
     EXIT_SKIP,
     airflow_run_environment,
@@ -48,7 +49,10 @@ def choose_training_runs(prepared: Sequence[Any], rung: int, max_rungs: int) -> 
 def train_group(group: Sequence[int], rung: int) -> Any:
     """Train a group of the plan's trainings up to a rung; 0 trains them to the end."""
     numbers = ",".join(map(str, group))
-    return run_experiment_step("train", get_current_context(), "--training-runs", numbers, "--rung", str(rung))
+    reports = run_experiment_step("train", get_current_context(), "--training-runs", numbers, "--rung", str(rung))
+    for report in reports if rung == 0 else []:
+        emit_training(report)
+    return reports
 
 
 def compare_recipes(prepared: Sequence[Any]) -> Any:

@@ -7,7 +7,7 @@ after its folder and its stage, and its key is the version.
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -62,6 +62,47 @@ def emit_champion(event: Mapping[str, Any]) -> None:
     _emit([model], _dataset(f"{store.url}/champion", "MODEL", refit or event["model"], facts))
 
 
+@_if_enabled
+def emit_training(report: Mapping[str, Any]) -> None:
+    """Emit the model of a finished run of an experiment, and what it was trained on."""
+    store, run = open_store(os.environ.get("CARCLF_STORE", "store")), report["run"]
+    record = read_record(store, run)
+    if report["state"] == "done" and record:
+        trained = record["stages"]["fine_tune"]
+        facts = {"run": run, "url": f"{store.url}/models/{trained['key']}", "metrics": trained["metrics"]}
+        _emit(_inputs(store, run, "fine_tune"), _artifact(store, "fine_tune", trained["key"], facts))
+
+
+@_if_enabled
+def emit_prediction(source: str, model: str, facts: Mapping[str, Any]) -> None:
+    """Emit the store's predictions of a model for the images of a source."""
+    store = os.environ.get("CARCLF_STORE", "store")
+    inputs = [_source(source), _champion(model)]
+    _emit(inputs, _dataset(f"{open_store(store).url}/predictions", "FILE", model, {"source": source} | dict(facts)))
+
+
+@_if_enabled
+def emit_reevaluation(source: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Emit the evaluations of past champions on the images of a source."""
+    store = open_store(os.environ.get("CARCLF_STORE", "store"))
+    url = f"{store.url}/evaluations/reevaluate"
+    outputs = [_dataset(url, "FILE", row["evaluation"], {"source": source} | dict(row)) for row in rows]
+    _emit([_source(source), *(_champion(row["model"]) for row in rows)], *outputs)
+
+
+@_if_enabled
+def emit_publication(published: Mapping[str, Any]) -> None:
+    """Emit the published copy of the champion."""
+    location, model = published["location"], published["model"]
+    url = location if published["target"] != "mlflow" else f"mlflow://registry/{location}"
+    _emit([_champion(model)], _dataset(url, "MODEL", model, {"target": published["target"]}))
+
+
+def _champion(model: str) -> Any:
+    store = open_store(os.environ.get("CARCLF_STORE", "store"))
+    return _dataset(f"{store.url}/champion", "MODEL", model)
+
+
 def _inputs(store: Store, run: str, stage: str) -> list[Any]:
     record = read_record(store, run)
     assert record is not None  # the stage has just written its result to the record
@@ -100,7 +141,7 @@ def _dataset(url: str, dataset_type: str, version: str = "", facts: Mapping[str,
     return Dataset(f"{scheme}://{authority}", name or "/", facets=facets)
 
 
-def _emit(inputs: list[Any], output: Any) -> None:
+def _emit(inputs: list[Any], *outputs: Any) -> None:
     from airflow.providers.openlineage.api import emit_dataset_lineage
 
-    emit_dataset_lineage(inputs=inputs, outputs=[output])
+    emit_dataset_lineage(inputs=inputs, outputs=list(outputs))

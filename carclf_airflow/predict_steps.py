@@ -4,6 +4,7 @@ from typing import Any
 
 from airflow.sdk import get_current_context
 
+from carclf_airflow.lineage import emit_prediction, emit_reevaluation
 from carclf_airflow.predict_form import max_predict_tasks
 from carclf_airflow.stage_process import child_environment, raise_for_status, run_command
 
@@ -19,7 +20,9 @@ def plan_predictions() -> list[dict[str, str]]:
 
 def predict_shards(shards: str, model: str) -> Any:
     """Predict the images of shards, whose ids are separated by commas; return counts."""
-    return _run_step("shard", shards, "--model", model)
+    counts = _run_step("shard", shards, "--model", model)
+    emit_prediction(get_current_context()["params"]["source"], model, {"shards": shards, "counts": counts})
+    return counts
 
 
 def measure_drift() -> Any:
@@ -33,6 +36,7 @@ def reevaluate_champions() -> Any:
     source = get_current_context()["params"]["source"]
     ended = run_command("champion reevaluate", [source], child_environment("download"))
     raise_for_status("reevaluate", ended.status, ended.error)
+    emit_reevaluation(source, ended.result)
     return ended.result
 
 

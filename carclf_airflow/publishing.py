@@ -6,6 +6,7 @@ from typing import Any
 from airflow.sdk import PokeReturnValue
 from airflow.sdk.exceptions import AirflowSkipException
 
+from carclf_airflow.lineage import emit_publication
 from carclf_airflow.stage_process import (
     airflow_run_environment,
     child_environment,
@@ -26,4 +27,5 @@ def poke_target(target: str, context: Mapping[str, Any]) -> PokeReturnValue:
         raise AirflowSkipException(f"{target} is skipped: {result['skip_reason']}")
     if not result.get("waiting"):
         raise_for_status("publish", ended.status, ended.error)
+        emit_publication(result)
     return poke_value(result)

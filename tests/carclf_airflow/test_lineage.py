@@ -22,12 +22,31 @@ pytestmark = [  # importing Airflow's provider here would import Airflow, with t
     pytest.mark.integration, pytest.mark.skipif(find_spec("openlineage") is None, reason="needs the extra openlineage")]
 
 DAG = """
-    from airflow.sdk import dag
+    from airflow.sdk import dag, task
+    from carclf_airflow.lineage import emit_prediction, emit_publication, emit_reevaluation, emit_training
     from carclf_airflow.retrain_form import form_params
     from carclf_airflow.tasks import announce_champion_task, stage_task
 
+    @task
+    def predict():
+        emit_prediction("s3://photos/new", "aa", {"counts": {"predicted": 3}})
+
+    @task
+    def publish():
+        emit_publication({"target": "mlflow", "location": "models:/cars/3", "model": "aa"})
+
+    @task
+    def reevaluate():
+        emit_reevaluation("kaggle://ada/cars", [{"model": name, "evaluation": name * 2, "value": 0.9} for name in "ab"])
+
+    @task
+    def train():
+        emit_training({"run": "recorded", "state": "done"})
+        emit_training({"run": "recorded", "state": "paused"})
+
     @dag(schedule=None, params=form_params())
     def cars():
+        [predict(), publish(), reevaluate(), train()]
         stage_task("download", hours=1) >> stage_task("validate", hours=1)
         stage_task("promote", hours=1, run="recorded") >> announce_champion_task()
 
@@ -38,7 +57,7 @@ RUN = """
     import cars
     cars.cars_dag.test(run_conf=json.loads(sys.argv[1]))
 """
-TASKS = ("download", "validate", "promote", "announce_champion")
+TASKS = ("download", "validate", "promote", "announce_champion", "predict", "publish", "reevaluate", "train")
 Events = dict[str, dict[str, Any]]
 
 
@@ -136,6 +155,24 @@ def test_the_champion_is_a_version_of_a_model_with_the_metric_and_its_interval(
     low, value, high = (champion["metrics"][f"val_metric{bound}"] for bound in ("_low", "", "_high"))
     assert (champion["metrics"]["metric"], value) == ("accuracy", pytest.approx(58 / 60, abs=1e-5))
     assert 0.8 < low < value < high < 1
+
+
+def test_predictions_publications_and_evaluations_follow_from_the_champion(events: Events, home: Path) -> None:
+    predict, publish, reevaluate = (events[name] for name in ("predict", "publish", "reevaluate"))
+    assert {(dataset["namespace"], dataset["name"]) for dataset in predict["inputs"]} == {
+        ("s3://photos", "new"), ("file", f"{home}/store/champion")}
+    assert datasets(predict, "outputs") == {f"{home}/store/predictions": ("FILE", "aa")}
+    assert facts(predict) == {"source": "s3://photos/new", "counts": {"predicted": 3}}
+    assert [(dataset["namespace"], dataset["name"]) for dataset in publish["outputs"]] == [
+        ("mlflow://registry", "models:/cars/3")]
+    assert {dataset["facets"].get("version", {}).get("datasetVersion") for dataset in reevaluate["inputs"]} == {
+        None, "a", "b"}
+    assert [dataset["facets"]["carclf_result"]["value"] for dataset in reevaluate["outputs"]] == [0.9, 0.9]
+
+
+def test_a_training_of_an_experiment_reports_its_model(events: Events, home: Path, candidate: Candidate) -> None:
+    assert datasets(events["train"], "outputs") == {f"{home}/store/models/fine_tune": ("MODEL", candidate.model.key)}
+    assert f"{home}/store/splits/split" in datasets(events["train"], "inputs")
 
 
 def test_sources_are_named_by_the_conventions(environment: dict[str, str], home: Path) -> None:
