@@ -86,7 +86,7 @@ def test_an_invalid_setting_raises_config_error_with_its_name(overrides: dict[st
 
 
 def test_an_unknown_recipe_raises_config_error_with_the_recipes() -> None:
-    with pytest.raises(ConfigError, match="gpu, baseline-xception"):
+    with pytest.raises(ConfigError, match="gpu-accurate, baseline-xception"):
         load_config("xception")
 
 
@@ -128,7 +128,7 @@ def fine_tune_settings(recipe: str, **overrides: object) -> dict[str, object]:
 def test_automatic_settings_of_fine_tuning_are_the_familys() -> None:
     default = {"learning_rate": 1e-3, "layer_decay": 0.95, "weight_decay": 0.05, "drop_path": 0.2}
     assert fine_tune_settings("gpu") == default
-    assert fine_tune_settings("cpu") == default | {"layer_decay": 1.0}
+    assert fine_tune_settings("cpu") == default | {"learning_rate": 1.5e-3, "layer_decay": 1.0}
     explicit = {"learning_rate": 1e-4, "layer_decay": 1.0, "weight_decay": 0.0, "drop_path": 0.0}
     assert fine_tune_settings("baseline-xception") == explicit
     automatic = {f"fine_tune__{name}": "auto" for name in explicit}

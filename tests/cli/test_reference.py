@@ -47,7 +47,7 @@ def test_every_recipe_has_a_description() -> None:
 def test_a_recipe_is_shown_with_the_defaults_that_it_replaces() -> None:
     lines = [line.split() for line in output("recipes", "cpu").splitlines()]
     assert lines[0][0] == "cpu"
-    assert ["fine_tune.epochs", "5", "12"] in lines
+    assert ["fine_tune.epochs", "9", "12"] in lines
     assert len(lines) == 3 + len(RECIPES["cpu"])
 
 
