@@ -221,22 +221,21 @@ def _look_up(paths: dict[str, str], lookup: _Lookup, kind: str) -> dict[str, str
 
 @dataclass(frozen=True)
 class Joined:
-    """A table whose ``id_column`` names images; another column, ``rival``, may name other images as well as it."""
+    """A table whose ``id_column`` names images, ``is_by_key`` by the keys of another table.
+
+    Another column, ``rival``, may name other images as well as it.
+    """
 
     table: Table
     id_column: str
     match: Match
     rival: str = ""
+    is_by_key: bool = False
 
     @property
     def path(self) -> str:
         """The table's path."""
         return self.table.path
-
-    @property
-    def is_by_key(self) -> bool:
-        """True if the ids are keys of another table."""
-        return " of " in self.match.form
 
     def values(self, column: str) -> "pd.Series[str]":
         """Return a column's values by row label of the images, in their order, once for each row of the table."""
@@ -320,8 +319,8 @@ def _join_by_key(table: Table, other: Joined) -> Joined | None:
             ids = sorted(table.rows[column].unique())
             rows = {key: row for key in ids if (row := other.match.rows.get(images.get(key, ""))) is not None}
             if len(rows) >= MIN_FRACTION * len(ids):
-                return Joined(table, column, Match(f"{column} of {other.path}", rows, tuple(
-                    key for key in ids if key not in rows)))
+                missing = tuple(key for key in ids if key not in rows)
+                return Joined(table, column, Match(f"{column} of {other.path}", rows, missing), is_by_key=True)
     return None
 
 

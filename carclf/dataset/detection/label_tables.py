@@ -64,6 +64,9 @@ class TableLabels:
         return self.joined.table.role or "train"
 
 
+Reading = TableLabels | ConfigError | DataError | None  # of a table: its labels, why they cannot be read, or none
+
+
 def join_tables(tables: Sequence[Table], images: pd.DataFrame, config: Data) -> list[Joined]:
     """Return the tables with rows about images. Those of a subset are compared with the images of that subset first."""
     names: dict[str, list[ImageNames]] = {}
@@ -87,30 +90,26 @@ def read_all_labels(
     """Return the tables with labels, and the errors of others by path.
 
     The best table of the training images decides about the column. If a table of other images has the same column with
-    mostly the same classes, it has its labels there, also if each class occurs only once.
+    mostly the same classes, it has its labels there, also if each class occurs only once. Next to labels of a table
+    with names of files, those of a table with keys must have a better column.
     """
-    results: dict[str, TableLabels | ConfigError | DataError | None] = {}
-    for table in joined:
-        if table.table.role in ("", "train"):
-            results[table.path] = _try_reading(table, targets, config)
-    labeled = [labels for labels in results.values() if isinstance(labels, TableLabels) and len(labels.values)]
-    best = max(labeled, key=lambda labels: (labels.rank, len(labels.values)), default=None)
-    for table in joined:
+    results = [_try_reading(table, targets, config) for table in joined]
+    labeled = [labels for labels in results if isinstance(labels, TableLabels) and len(labels.values)]
+    best = max((labels for labels in labeled if labels.joined.table.role in ("", "train")),
+               key=lambda labels: (labels.rank, len(labels.values)), default=None)
+    for number, table in enumerate(joined):
         if best and (column := _shared_column(table, best)):
             labels = _try_reading(table, targets, config.model_copy(update={"label_column": column}))
-            results[table.path] = replace(labels, rank=best.rank) if isinstance(labels, TableLabels) else labels
-        elif table.path not in results:
-            results[table.path] = _try_reading(table, targets, config)
-    direct = [labels.rank for labels in results.values() if isinstance(labels, TableLabels)
-              and len(labels.values) and not labels.joined.is_by_key]
-    candidates = [(table, results[table.path]) for table in joined
-                  if not (direct and table.is_by_key and _rank_of(results[table.path]) <= max(direct))]
-    return ([labels for table, labels in candidates if isinstance(labels, TableLabels)
-             and (len(labels.values) or table.match.ambiguous)],
-            [(table.path, error) for table, error in candidates if isinstance(error, ConfigError | DataError)])
+            results[number] = replace(labels, rank=best.rank) if isinstance(labels, TableLabels) else labels
+    highest = max((labels.rank for labels in labeled if not labels.joined.is_by_key), default=-1)
+    kept = [(table, result) for table, result in zip(joined, results, strict=True)
+            if not table.is_by_key or _rank_of(result) > highest]
+    return ([result for table, result in kept if isinstance(result, TableLabels)
+             and (len(result.values) or table.match.ambiguous)],
+            [(table.path, result) for table, result in kept if isinstance(result, ConfigError | DataError)])
 
 
-def _rank_of(labels: "TableLabels | ConfigError | DataError | None") -> int:
+def _rank_of(labels: Reading) -> int:
     """Return the rank of labels or of the column that an error is about."""
     if isinstance(labels, TableLabels):
         return labels.rank
@@ -127,7 +126,7 @@ def _shared_column(table: Joined, best: TableLabels) -> str:
     return columns[0] if len(values) > 1 and 2 * len(values & keys) > len(values) else ""
 
 
-def _try_reading(table: Joined, targets: Sequence[str], config: Data) -> "TableLabels | ConfigError | DataError | None":
+def _try_reading(table: Joined, targets: Sequence[str], config: Data) -> Reading:
     try:
         return read_labels(table, targets, config)
     except (AmbiguousColumnError, DataError) as error:
@@ -333,11 +332,14 @@ def _reject_several_labels(joined: Joined, column: str, values: "pd.Series[str]"
                         "labels are not supported. If another column has the class, set data.label_column.")
 
 
-def _has_other_name(candidate: TableLabels, train: Sequence[TableLabels]) -> bool:
-    """Return True if a table of another subset has the training images' classes in their column or one they lack.
+def _may_be_unranked(candidate: TableLabels, train: Sequence[TableLabels], has_ranks: bool) -> bool:
+    """Return True if a column that is not called like label may have the labels; ``has_ranks`` if another is.
 
-    Flags such as 0 and 1 may mean anything else.
+    A table of another subset has them in the training images' column, or its classes in a column that they lack. Flags
+    such as 0 and 1 may mean anything else.
     """
+    if candidate.role == "train" or not train:
+        return not has_ranks
     columns = {column for table in train for column in table.joined.table.rows.columns}
     label_columns = {column for table in train for column in table.columns}
     classes = frozenset[str]().union(*(table.classes for table in train))
@@ -355,8 +357,8 @@ def combine(candidates: Sequence[TableLabels]) -> list[TableLabels]:
     candidates = [candidate for candidate in candidates if candidate.role != "predict"] or candidates
     train = [candidate for candidate in candidates if candidate.role == "train"]
     has_ranks = any(candidate.rank for candidate in candidates)
-    candidates = [candidate for candidate in candidates if candidate.rank or (
-        not has_ranks if candidate.role == "train" or not train else _has_other_name(candidate, train))]
+    candidates = [candidate for candidate in candidates
+                  if candidate.rank or _may_be_unranked(candidate, train, has_ranks)]
     result = []
     for role in dict.fromkeys(candidate.role for candidate in candidates):
         fitting = [candidate for candidate in candidates if candidate.role == role]

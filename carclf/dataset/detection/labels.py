@@ -135,12 +135,13 @@ def _without_weak(tables: list[TableLabels], prefixes: "pd.Series[str]") -> list
     ``prefixes`` are those of the images' names, which may be the labels as well.
     """
     tables = [table for table in tables if table.role != "predict"]
-    if tables and all(table.rank == 0 and table.joined.table.is_json for table in tables) and not are_same_classes(
-            prefixes[tables[0].values.index.intersection(prefixes.index)],
-            tables[0].values[tables[0].values.index.intersection(prefixes.index)]):
-        raise ConfigError(f"The classes may be prefixes of names, such as {prefixes.min()}, or {tables[0].column} of "
-                          f"{tables[0].joined.path}, such as {tables[0].values.max()}. Set data.label_source to "
-                          "file_names or json.")
+    if tables and all(table.rank == 0 and table.joined.table.is_json for table in tables):
+        first, values = tables[0], tables[0].values
+        both = values.index.intersection(prefixes.index)
+        if not are_same_classes(prefixes[both], values[both]):
+            raise ConfigError(f"The classes may be prefixes of names, such as {prefixes.min()}, or {first.column} of "
+                              f"{first.joined.path}, such as {values.max()}. Set data.label_source to file_names or "
+                              "json.")
     return tables
 
 
