@@ -87,11 +87,15 @@ def read_coco(json_files: Mapping[str, object], names: Collection[str]) -> Coco:
 
 def _texts(data: object) -> Iterator[str]:
     """Yield all keys and texts, without folders."""
-    if isinstance(data, str):
-        yield normalized(data).rpartition("/")[2]
-    elif isinstance(data, dict | list):
-        for item in (part for pair in data.items() for part in pair) if isinstance(data, dict) else data:
-            yield from _texts(item)
+    stack = [data]  # the nesting may be deeper than Python's recursion
+    while stack:
+        item = stack.pop()
+        if isinstance(item, str):
+            yield normalized(item).rpartition("/")[2]
+        elif isinstance(item, dict):
+            stack += [*item, *item.values()]
+        elif isinstance(item, list):
+            stack += item
 
 
 def _name_apart(

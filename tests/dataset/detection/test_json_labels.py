@@ -1,5 +1,6 @@
 """Labels in JSON files: COCO JSON, labels by file name, and lists of records."""
 
+import functools
 import json
 from typing import Any
 
@@ -32,6 +33,7 @@ def test_labels_by_file_name_and_records_are_read_like_tables(layout_of: Any, da
 @pytest.mark.parametrize("data", [
     {"0": "suv", "1": "van"}, {"suv": 0, "van": 1}, {"epochs": 3, "seed": 1, "size": 224, "name": "x"}, [], [1], [[]],
     "text", {}, [{}], [{"a": []}], [{"0.jpg": {"box": [1, 2]}}],
+    functools.reduce(lambda data, _: [data], range(900), 1),
 ])
 def test_other_json_files_next_to_class_folders_change_nothing(layout_of: Any, data: object) -> None:
     images = [f"{CLASSES[n % 2]}/{name}" for n, name in enumerate(NAMES)]
