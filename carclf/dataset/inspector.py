@@ -5,6 +5,7 @@ import os
 import signal
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from carclf.artifacts import file_sha256
 from carclf.dataset.inspection import EMPTY_ROW, LargeImageError, Row
+from carclf.errors import ConfigError
 from carclf.images import decode
 
 # A process forked from this one could inherit a lock that another thread holds. A fork server needs a socket in TMPDIR,
@@ -22,6 +24,8 @@ CONTEXT = get_context("forkserver") if HAS_SHORT_PATH else get_context("spawn")
 CONTEXT.set_forkserver_preload(["__main__", "carclf.dataset.inspection"])
 SECONDS_PER_IMAGE = 120  # the largest images take a few seconds
 MAX_ATTEMPTS = 2  # the system ends processes if memory is short, whatever image they read
+START_SECONDS = 120
+READY = "ready"  # the first message of a process
 
 Inspect = Callable[..., Row]
 
@@ -35,6 +39,7 @@ class Inspector:
 
     def __init__(self, inspect: Inspect) -> None:
         self._inspect = inspect
+        self._is_ready = False
         self._connection, self._process = self._start()
 
     def __call__(self, path: Path) -> Row:
@@ -57,9 +62,30 @@ class Inspector:
         remote.close()
         return connection, process
 
+    def _restart(self) -> None:
+        self._process.kill()
+        self.close()
+        self._is_ready = False
+        self._connection, self._process = self._start()
+
+    def _wait_until_ready(self) -> None:
+        """Wait for the process to start. Raise ConfigError if it ends instead: it imports the main module before."""
+        for _ in range(MAX_ATTEMPTS):
+            try:
+                self._is_ready = self._connection.poll(START_SECONDS) and self._connection.recv() == READY
+            except (EOFError, ConnectionError):
+                self._is_ready = False
+            if self._is_ready:
+                return
+            self._restart()
+        raise ConfigError("The processes that decode images end when they start. They import your script, so call "
+                          "carclf in it below the line: if __name__ == '__main__':")
+
     def _request(self, path: Path, max_size: float) -> Row:
         problem = ""
         for _ in range(MAX_ATTEMPTS):
+            if not self._is_ready:
+                self._wait_until_ready()
             try:
                 self._connection.send((path, max_size))
                 if self._connection.poll(SECONDS_PER_IMAGE):
@@ -67,9 +93,7 @@ class Inspector:
                 problem = f"decoding it takes more than {SECONDS_PER_IMAGE} seconds"
             except (EOFError, ConnectionError):
                 problem = "the decoder crashes"
-            self._process.kill()
-            self.close()
-            self._connection, self._process = self._start()
+            self._restart()
         return EMPTY_ROW | {
             "sha256": file_sha256(path), "problem_kind": "undecodable", "problem": f"cannot be decoded: {problem}"}
 
@@ -87,10 +111,12 @@ def _serve(connection: Connection, inspect: Inspect) -> None:
     The other process raises OSError and LargeImageError. Any other exception ends this process like a crash.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends this one
+    with suppress(ConnectionError):  # it may be closed already; recv finds it out
+        connection.send(READY)
     while True:
         try:
             path, max_size = connection.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):
             return
         try:
             connection.send(inspect(path, max_size=max_size))

@@ -134,3 +134,18 @@ def test_the_inspection_in_a_process_is_the_same_as_in_this_one(tmp_path: Path) 
     path = write(tmp_path / "a.jpg", uniform_jpeg(0))
     with inspector(partial(inspect_image, config=CONFIG)) as inspect:
         assert inspect(path) == inspect_image(path, CONFIG)
+
+
+def test_a_script_that_the_processes_cannot_import_gets_an_explanation(tmp_path: Path) -> None:
+    """Without the usual guard, each process runs the script again instead of inspecting images."""
+    script = write(tmp_path / "script.py", b"""
+from functools import partial
+from pathlib import Path
+from carclf.config import Validation
+from carclf.dataset.inspection import inspect_image
+from carclf.dataset.inspector import Inspector
+Inspector(partial(inspect_image, config=Validation()))(Path("a.jpg"))
+""")
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 1
+    assert "carclf.errors.ConfigError" in ended.stderr and "if __name__ == '__main__':" in ended.stderr
