@@ -1,6 +1,8 @@
 """``carclf predict``: the probabilities of an evaluation for image files, and the names of unreadable files."""
 
+import io
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -48,6 +50,36 @@ def test_predictions_are_the_calibrated_probabilities_of_the_evaluation(
     assert [line["class"] for line in lines] == predictions["predicted"].tolist()
     assert {line["temperature"] for line in lines} == {temperature} != {1.0}
     np.testing.assert_allclose([list(line["probabilities"].values()) for line in lines], expected, atol=1e-6)
+
+
+def test_an_interrupted_file_of_predictions_is_completed(
+    store: Store, validated: tuple[pd.DataFrame, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [*validated[1][:5], tmp_path / "a, \"b\".jpg", tmp_path / "broken.jpg"]
+    shutil.copy(paths[0], paths[5])
+    paths[6].write_bytes(b"")
+    output = tmp_path / "predictions.csv"
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{path}\n" for path in paths)))
+    assert carclf(store, "predict", "-", "--output", output) == 65
+    complete = output.read_bytes()
+    table = pd.read_csv(output, keep_default_na=False)
+    assert table["file"].tolist() == list(map(str, paths))
+    assert table["class"].tolist()[:5] == validated[0]["predicted"].tolist()[:5]
+    assert table["error"].astype(bool).tolist() == [False] * 6 + [True]
+    for cut in (0, 3, len(complete) // 2, len(complete) - 1, len(complete)):
+        output.write_bytes(complete[:cut])
+        carclf(store, "predict", *paths, "--output", output)
+        resumed = pd.read_csv(output, keep_default_na=False)
+        pd.testing.assert_frame_equal(resumed, table, rtol=1e-5)
+
+
+@pytest.mark.parametrize("content", ["important", "important\n", "file,model,class\n", "file,model\na,b\n"])
+def test_another_file_is_not_overwritten(
+    store: Store, validated: tuple[pd.DataFrame, list[Path]], tmp_path: Path, content: str
+) -> None:
+    (tmp_path / "notes.csv").write_text(content)
+    assert carclf(store, "predict", validated[1][0], "--output", tmp_path / "notes.csv") == 78
+    assert (tmp_path / "notes.csv").read_text() == content
 
 
 def test_unreadable_files_are_named_and_the_others_are_predicted(

@@ -25,11 +25,12 @@ def find_sample_images(
     ids = sample.rows.iloc[:, 0].tolist()
     by_file = {file_names[image_id]: image_id for image_id in ids if image_id in file_names}
     area, match = _best_area(images, list(by_file) if len(by_file) == len(ids) else ids, config)
+    keys_of = "json"
     if not match.rows and (named := _files_of_ids(ids, tables)):
-        by_file = {named[image_id]: image_id for image_id in ids}
+        by_file, keys_of = {named[image_id]: image_id for image_id in ids}, "keys of another table"
         area, match = _best_area(images, list(by_file), config)
     if len(by_file) == len(ids):  # a stem may be the number of another image
-        match = Match("keys of another table", {by_file[name]: row for name, row in match.rows.items()}, match.missing)
+        match = Match(keys_of, {by_file[name]: row for name, row in match.rows.items()}, match.missing)
     if not match.rows:
         is_test = images["role"].isin(["test", "predict"])
         first = images.loc[is_test if is_test.any() else images.index, "path"].iloc[0]
