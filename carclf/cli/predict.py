@@ -93,8 +93,8 @@ def _open_csv(path: Path, header: list[str], model: str) -> Iterator[tuple[Any, 
     whole = content[: content.rfind(b"\n") + 1]  # the process may have been killed while it wrote
     first_line = io.StringIO()
     csv.writer(first_line, lineterminator="\n").writerow(header)
-    is_begun = not whole and first_line.getvalue().encode().startswith(content)  # with the header or nothing
-    text = "" if is_begun else (whole or content).decode(errors="surrogateescape")
+    is_started = not whole and first_line.getvalue().encode().startswith(content)  # with the header or nothing
+    text = "" if is_started else (whole or content).decode(errors="surrogateescape")
     rows = list(csv.reader(io.StringIO(text, newline="")))
     if rows and (rows[0] != header or {row[1] for row in rows[1:]} - {model}):
         raise ConfigError(f"{path} is not a file of predictions of the model {model}. Give --output another file, or "
