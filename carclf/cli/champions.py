@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Optional
 
 import typer
 
@@ -134,12 +134,16 @@ def promote(
 
 @champion_app.command()
 def rollback(
-    to: Annotated[str, typer.Option("--to", help=f"{MODEL_HELP} By default the previous champion.")] = "",
+    to: Annotated[
+        Optional[str], typer.Option("--to", help=f"{MODEL_HELP} By default the previous champion.")
+    ] = None,
     store_url: StoreOption = "store", by: ByOption = "",
 ) -> None:
     """Make an earlier champion the champion again."""
+    if to is not None and not to.strip():
+        raise ConfigError("--to is empty. Name a run or a model, or leave the option out for the previous champion.")
     store = require_store(store_url)
-    event = roll_back(store, to, by)
+    event = roll_back(store, to or "", by)
     sync_champion_alias(store)
     run = printable(str(event.get("run") or "unknown"))
     print(f"The champion is now {event['model']} of run {run}; it replaces {event['previous_model']}. The stored "

@@ -156,7 +156,7 @@ def pseudo_labels_command(
     from carclf.batch_prediction.plan import open_source
     from carclf.batch_prediction.pseudo_labels import copy_confident
 
-    rows = _read_rows(require_store(store_url), model, source, is_summary=True)
+    rows = _read_rows(require_store(store_url), model, source, is_summary=True, with_version=True)
     counts = copy_confident(rows, open_source(source), to, min_probability)
     print(_to_text(counts.rename_axis("class").reset_index(name="num_images")))
 
@@ -214,15 +214,18 @@ def _predict(store: Store, selected: SelectedModel, source: str, shards: "list[S
     return predict_shards(BatchFolder(store, selected.model.key, opened.name), shards, opened, load)
 
 
-def _read_rows(store: Store, model: str, source: str, *, is_summary: bool = False) -> "pd.DataFrame":
-    """Return the predictions; a summary lacks the probabilities of each class."""
+def _read_rows(
+    store: Store, model: str, source: str, *, is_summary: bool = False, with_version: bool = False
+) -> "pd.DataFrame":
+    """Return the predictions; a summary lacks the probabilities of each class, and by default the version."""
     from carclf.batch_prediction.plan import open_source
     from carclf.batch_prediction.shard_files import BatchFolder
     from carclf.batch_prediction.table import SUMMARY_COLUMNS, read_predictions
 
     key = select_model(store, model).model.key
     folder = BatchFolder(store, key, open_source(source).name)
-    rows = read_predictions(folder, SUMMARY_COLUMNS if is_summary else None)
+    columns = [*SUMMARY_COLUMNS, *(["version"] if with_version else [])]
+    rows = read_predictions(folder, columns if is_summary else None)
     if rows.empty:
         log.warning("predictions: none yet model=%s source=%s", key, folder.source)
     return rows

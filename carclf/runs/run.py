@@ -1,5 +1,6 @@
 """A run: its configuration, its record in the store, and the execution of its stages."""
 
+import getpass
 import json
 import os
 import platform
@@ -18,7 +19,7 @@ from carclf.config import NAMED_WEIGHTS, Config, build_config, flatten, load_pol
 from carclf.errors import CarclfError, ConfigError, NotFoundError, StageSkipped, StageWaiting
 from carclf.formatting import format_pairs, printable
 from carclf.hardware import code_fingerprint, describe_machine, package_versions
-from carclf.progress import STAGE_END_COLOR, STAGE_START_COLOR, log
+from carclf.progress import STAGE_END_COLOR, STAGE_START_COLOR, TASK_LOG_VARIABLE, log
 from carclf.redaction import redact, redact_values
 from carclf.runs.index import update_index
 from carclf.runs.live import record_progress
@@ -353,8 +354,18 @@ def _new_record(run_id: str, recipe: str, config: dict[str, Any]) -> Record:
     return {
         "run": run_id, "recipe": recipe, "config": config, "stages": {}, "attempts": {},
         "created": _now(), "versions": package_versions(), "code": code_fingerprint(), "machine": platform.platform(),
-        "started_by": os.environ.get(STARTED_BY_VARIABLE) or os.environ.get("USER", ""),
+        "started_by": os.environ.get(STARTED_BY_VARIABLE) or os.environ.get("USER", "") or _login_name(),
     }
+
+
+def _login_name() -> str:
+    """Return the name of the user on this machine, whose shell may lack USER; empty in an Airflow task."""
+    if TASK_LOG_VARIABLE in os.environ:
+        return ""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # the user has no entry, as in some containers
+        return f"uid {os.getuid()}"
 
 
 def _result(stage: str, artifact: Artifact, reused: bool, seconds: float, config: Config) -> Result:

@@ -298,3 +298,8 @@ def test_a_refit_of_the_champion_has_a_new_sequence_number_and_of_another_model_
 def test_a_rejected_candidate_exits_with_the_skip_status(store: Store) -> None:
     evaluated_run(store, "weak", range(30))
     assert carclf(store, "promote", "--run", "weak").exit_code == 99
+
+
+def test_an_empty_name_is_not_the_previous_champion(store: Store) -> None:
+    with pytest.raises(ConfigError, match="--to is empty"):
+        CliRunner().invoke(app, ["champion", "rollback", "--to", "", "--store", store.url], catch_exceptions=False)

@@ -113,3 +113,16 @@ def test_without_a_source_or_a_champion_nothing_is_planned(tmp_path: Path, image
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("CARCLF_PREDICT_SOURCE")
         assert carclf(init_store(str(tmp_path / "empty")), "plan") == 2
+
+
+def test_confident_images_become_class_folders(
+    store: Store, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert carclf(store, "run") == 0
+    assert carclf(store, "pseudo-labels", "--to", tmp_path / "sure", "--min-probability", "0.6") == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    folders = {folder.name: len(list(folder.iterdir())) for folder in (tmp_path / "sure").iterdir()}
+    assert lines == [["class", "num_images"], *([name, str(num)] for name, num in sorted(folders.items()))]
+    assert sum(folders.values()) >= 7
+    assert carclf(store, "pseudo-labels", "--to", tmp_path / "none", "--min-probability", "1") == 65
+    assert not (tmp_path / "none").exists()

@@ -1,5 +1,6 @@
 """Runs: records, results, attempts and options, with artifacts in a folder store."""
 
+import getpass
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,20 @@ def store(tmp_path: Path) -> Store:
 
 def start(store: Store, name: str = "r") -> Run:
     return Run.start_or_resume(name, store, "demo", load_config("demo"))
+
+
+@pytest.mark.parametrize(("environment", "expected"), [
+    ({"USER": "ada"}, "ada"), ({"CARCLF_STARTED_BY": "bob", "USER": "ada"}, "bob"),
+    ({}, getpass.getuser()), ({"CARCLF_TASK_LOG": "1"}, ""),  # a schedule in Airflow
+])
+def test_a_run_has_the_name_of_the_person_who_started_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: str
+) -> None:
+    for name in ("CARCLF_STARTED_BY", "CARCLF_TASK_LOG", "USER", "LOGNAME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert start(store).record["started_by"] == expected
 
 
 def test_an_unknown_setting_in_a_record_raises_config_error(store: Store) -> None:
