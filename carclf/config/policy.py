@@ -131,7 +131,7 @@ class Policy(PolicyTables):
         """Raise ConfigError if the recipe or a source of images is not in the policy's lists."""
         if not _matching([recipe], self.allowed.recipes):
             raise ConfigError(f"recipe = {recipe!r} is not allowed by the policy {self.file}. The allowed recipes are "
-                              f"{', '.join(self.allowed_recipes())}.")
+                              f"{', '.join(self.allowed_recipes()) or 'none'}.")
         extra = [source.strip() for source in config.download.extra_data.split(",") if source.strip()]
         for name, source in [("data.source", config.data.source), *(("download.extra_data", text) for text in extra)]:
             self.require_source(name, source)

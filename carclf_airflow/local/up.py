@@ -41,7 +41,7 @@ def run_up(source: str) -> int:
         airflow.start()
         airflow.wait_for_dag(RETRAIN_DAG)
         is_paused = airflow.call("GET", f"dags/{RETRAIN_DAG}")["is_paused"]
-        print(f"The DAG {RETRAIN_DAG} is paused: unpause it for a weekly run, or trigger it." if is_paused
+        print(f"The DAG {RETRAIN_DAG} is paused: unpause it to run by its schedule, or trigger it." if is_paused
               else f"The DAG {RETRAIN_DAG} runs by its schedule.")
         print_url(airflow)
         wait_until_interrupted(processes)
