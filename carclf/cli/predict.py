@@ -17,6 +17,7 @@ from carclf.formatting import format_count, printable
 from carclf.runs.model_selection import SelectedModel, select_model
 from carclf.runs.predictor import load_predictor
 from carclf.services.storage import Store, require_store
+from carclf.stats import probability_columns
 
 if TYPE_CHECKING:
     from carclf.inference.files import ImagePrediction
@@ -69,7 +70,7 @@ def _format(selected: SelectedModel, prediction: "ImagePrediction", top: int, *,
 def _write_csv(output: Path, selected: SelectedModel, paths: list[Path], store: Store) -> int:
     """Append the predictions to a file, without those that it has; return how many images cannot be read."""
     class_names = selected.model.class_names
-    header = ["file", "model", "class", "probability", *(f"p_{name}" for name in class_names), "error"]
+    header = ["file", "model", "class", "probability", *probability_columns(class_names), "error"]
     num_unreadable = 0
     with _open_csv(output, header, selected.model.key) as (writer, finished):
         left = [path for path in paths if str(path) not in finished]
