@@ -22,7 +22,7 @@ from carclf.runs.index import list_runs
 from carclf.runs.model_selection import SelectedModel, select_model
 from carclf.runs.predictor import load_predictor
 from carclf.runs.run import Run
-from carclf.runs.run_names import load_run
+from carclf.runs.run_names import CHAMPION, load_run
 from carclf.services import storage
 from carclf.stages.chain import STAGES
 from carclf.stats import class_positions, probability_columns
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 Pixels = npt.NDArray[np.uint8]
 Images = str | Path | Pixels | Sequence[str | Path | Pixels]
-CHAMPION = "champion"
 
 
 class Store:
