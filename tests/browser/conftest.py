@@ -52,8 +52,11 @@ def _wait_for_url(process: subprocess.Popen[str]) -> str:
 
 @pytest.fixture(scope="session")
 def active_run_id(airflow: RunningAirflow) -> str:
-    """A second run with another seed, which has just started when the first test requests it."""
-    return airflow.trigger(seed=3, **{"fine_tune.epochs": 20})
+    """A second run with another seed, which has just started when the first test requests it.
+
+    On a fast machine an epoch takes less than a second, and the page asks for new points every three seconds.
+    """
+    return airflow.trigger(seed=3, **{"fine_tune.epochs": 40})
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,7 @@ def test_curves_grow_while_a_run_trains_and_results_appear_at_the_end(
     frame.locator("#chart-live-fine_tune-loss svg").wait_for(timeout=300_000)
     frame.locator("html").evaluate("root => root.dataset.mark = 'same page'")
     points = frame.locator("#chart-live-fine_tune-loss path[aria-roledescription=point]")
-    for _ in range(3):  # each time another point is drawn
+    for _ in range(2):  # each time another point is drawn
         points.nth(points.count()).wait_for(state="attached")
     assert re.search(r"epoch \d+, loss \d", frame.locator("#progress-fine_tune").text_content() or "")
     viewer.page.screenshot(path=screenshots / "training.png")
