@@ -12,6 +12,11 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
+def is_visible(text: str) -> bool:
+    """Return whether the text has a character that is neither a space nor invisible."""
+    return any(character.isprintable() and not character.isspace() for character in text)
+
+
 def truncate(text: str, max_length: int) -> str:
     """Return the text, or its beginning and an ellipsis, in at most ``max_length`` characters."""
     return text if len(text) <= max_length else text[: max_length - 1] + ELLIPSIS

@@ -140,6 +140,7 @@ def test_without_a_policy_everything_is_allowed() -> None:
 
 @pytest.mark.parametrize(("started_by", "approver", "is_allowed"), [
     ("ada", "ada", False), ("Ada ", "ada", False), ("ada", "grace", True), ("", "ada", True), ("", "", True),
+    ("ada", "ada\u200b", False), ("ada", "\uff41da", False), ("\u200b", "ada", True),
 ])
 def test_people_may_approve_their_own_runs_unless_the_policy_forbids_it(
     started_by: str, approver: str, is_allowed: bool, policy_file: Path

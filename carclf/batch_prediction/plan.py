@@ -43,7 +43,6 @@ def open_source(text: str) -> Folder | BucketPrefix:
 
     Raise ConfigError unless it names a folder or a bucket that the policy allows.
     """
-    load_policy().require_source(SETTING, text)
     try:
         source = parse_source(text)
     except ValueError as error:
@@ -51,6 +50,7 @@ def open_source(text: str) -> Folder | BucketPrefix:
     if source.kind not in ("folder", "bucket"):
         raise ConfigError(f"{SETTING}={text!r} is neither a folder nor a bucket. Set s3://bucket/prefix or a path with "
                           "a slash, such as ./photos.")
+    load_policy().require_source(SETTING, text)
     return open_listed(source, SETTING)
 
 

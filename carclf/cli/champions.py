@@ -15,7 +15,7 @@ from carclf.cli.tables import champion_details, champion_rows, details_table, ev
 from carclf.dashboard.champion_facts import champion_facts
 from carclf.dashboard.run_report import run_stage_with_report
 from carclf.errors import ConfigError, NotFoundError, QualityError
-from carclf.formatting import printable
+from carclf.formatting import is_visible, printable
 from carclf.metrics import METRICS
 from carclf.redaction import redact_values
 from carclf.runs.approvals import Claimant, shown_decision, waiting_candidates
@@ -103,16 +103,17 @@ def _print_json(value: object, result: Path | None) -> None:
 def promote(
     run: RunOption, store_url: StoreOption = "store", by: ByOption = "",
     override: Annotated[
-        str, typer.Option("--override", metavar="REASON", help="Promote the model even if the gate rejects it.")
-    ] = "",
+        Optional[str],
+        typer.Option("--override", metavar="REASON", help="Promote the model even if the gate rejects it.")
+    ] = None,
     note: Annotated[str, typer.Option("--note", help="A note on the approval, for the champion's history.")] = "",
     result: ResultOption = None,
 ) -> None:
     """Apply the gate to a run's model, with your approval, and promote the model if it passes."""
-    if override and not override.strip():
+    if override is not None and not is_visible(override):
         raise ConfigError("--override needs a reason. It is stored in the champion's history.")
     current = load_run(run, require_store(store_url))
-    promotion = PromotionOptions(approved_by=by, override_reason=override.strip(), note=note.strip(),
+    promotion = PromotionOptions(approved_by=by, override_reason=(override or "").strip(), note=note.strip(),
                                  shown_decision=shown_decision(current))
     decided = run_stage_with_report(current, "promote", StageOptions(promotion))
     if result:

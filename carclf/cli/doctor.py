@@ -22,6 +22,7 @@ from carclf.dataset.source_files import ArchiveFile
 from carclf.errors import CarclfError, ConfigError
 from carclf.formatting import format_count
 from carclf.os_errors import MIN_OPEN_FILES, os_error_message, require_shared_memory
+from carclf.progress import log
 from carclf.redaction import kaggle_files
 from carclf.services.kaggle.client import KaggleClient
 from carclf.services.kaggle.datasets import DatasetClient
@@ -107,7 +108,7 @@ def _check_source(config: Config) -> str:
     if source.kind in ("folder", "bucket"):
         files = list_source(open_listed(source))
         return f"{format_count(len(files.entries), 'file')} in {source.name}"
-    return f"a {source.kind} on Kaggle"
+    return f"{source.name}, a {source.kind} on Kaggle"
 
 
 def _check_kaggle(config: Config) -> str:
@@ -147,6 +148,8 @@ def _check_weights(config: Config, store_url: str) -> str:
         return _check_champion_weights(store_url)
     from carclf.training.backbones import build_backbone
 
+    log.info("doctor: loading %s with weights %s; they are downloaded if they are missing", config.model.backbone,
+             weights)
     build_backbone(config.model.backbone, starting_weights(weights), *config.model.image_size)
     return f"{config.model.backbone} can be loaded with weights {weights}"
 

@@ -22,6 +22,7 @@ from carclf.cli.options import (
 from carclf.config import parse_override
 from carclf.dashboard.run_report import run_stage_to_end, run_stage_with_report, write_report
 from carclf.errors import ConfigError, ServiceError
+from carclf.formatting import is_visible
 from carclf.redaction import redact_values
 from carclf.runs.approvals import end_request, release_claim, shown_decision
 from carclf.runs.record import NOTHING_NEW
@@ -91,7 +92,7 @@ def _promote(
     if sum((bool(approved_by), bool(declined_by), expired)) > 1:
         raise ConfigError("Use only one of --approved-by, --declined-by and --expired.")
     by, note = (approved_by or declined_by).strip(), note.strip()
-    if (approved_by or declined_by) and not by:
+    if (approved_by or declined_by) and not is_visible(by):
         raise ConfigError("The name of the person who approved or declined is empty.")
     current = load_run(run, require_store(store_url))
     if declined_by or expired:

@@ -7,6 +7,7 @@ was recorded under a looser policy is tightened when it is loaded.
 
 import os
 import tomllib
+import unicodedata
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -139,8 +140,9 @@ class Policy(PolicyTables):
     def require_source(self, name: str, source: str) -> None:
         """Raise ConfigError if a source of images, the value of the setting ``name``, is not in the policy's list."""
         if not is_allowed_source(source, self.allowed.sources):
-            raise ConfigError(f"{name} = {source!r} is not allowed by the policy {self.file}. The allowed sources are "
-                              f"{', '.join(self.allowed.sources) or 'none'}.")
+            allowed = ", ".join(self.allowed.sources)
+            hint = f"Set {name} to one of {allowed}." if allowed else "It allows no source."
+            raise ConfigError(f"{name} = {source!r} is not allowed by the policy {self.file}. {hint}")
 
     def require_stage(self, stage: str) -> None:
         """Raise ConfigError if the policy forbids a stage."""
@@ -168,8 +170,14 @@ class Policy(PolicyTables):
 
 def may_approve(policy: Policy, started_by: str, approver: str) -> bool:
     """Return whether a person may approve a run; ``started_by`` is empty if a schedule or an event started it."""
-    is_same = started_by.strip().casefold() == approver.strip().casefold()
-    return policy.approval.own_runs or not started_by.strip() or not is_same
+    starter = _comparable(started_by)
+    return policy.approval.own_runs or not starter or starter != _comparable(approver)
+
+
+def _comparable(name: str) -> str:
+    """Return a person's name without spaces at its ends, invisible characters, and differences of case and form."""
+    visible = "".join(character for character in unicodedata.normalize("NFKC", name) if character.isprintable())
+    return visible.strip().casefold()
 
 
 def load_policy() -> Policy:

@@ -49,8 +49,6 @@ def inspect_image(path: Path, config: Validation, *, max_size: float = math.inf)
     try:
         data = read_image_bytes(path, config.max_megapixels)
         sha256 = hashlib.sha256(data).hexdigest()
-        if not data:
-            raise ImageDecodeError("the file is empty", "empty")
         image = EncodedImage(data, config.max_megapixels)
         _require_size(image.height * image.width, max_size)
         return EMPTY_ROW | {"sha256": sha256} | _measure(image, config)

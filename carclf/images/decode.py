@@ -79,11 +79,13 @@ def read_image_bytes(path: Path, max_megapixels: float = 50) -> bytes:
 class EncodedImage:
     """An image whose header was read. ``height`` and ``width`` are in pixels, before EXIF orientation is applied.
 
-    Metadata other than EXIF are ignored, so that damage to them does not matter. Raises ImageDecodeError if the header
-    is damaged, or if the image has too many pixels or scans.
+    Metadata other than EXIF are ignored, so that damage to them does not matter. Raises ImageDecodeError if the file is
+    empty, if the header is damaged, or if the image has too many pixels or scans.
     """
 
     def __init__(self, data: bytes, max_megapixels: float = 50) -> None:
+        if not data:
+            raise ImageDecodeError("the file is empty", "empty")
         with _raise_decode_errors(data):
             self.data = without_metadata(data)
             self.is_jpeg = data.startswith(START_OF_IMAGE)

@@ -58,7 +58,7 @@ def select_model(store: Store, key: str = "", run: str = "") -> SelectedModel:
     if key:
         return _describe(store, _find_model(store, key), "a model of the store", None)
     if (champion := champion_model(store)) is None:
-        raise NotFoundError(f"{store.url} has no champion yet. Give --run or --model.")
+        raise NotFoundError(f"{store.url} has no champion yet. Promote a run's model, or name a model.")
     if refit := refit_of_model(read_state(store) or {"history": []}, champion.key):
         refitted = RefittedModel.require(store, refit, f"{CHAMPION} names it")
         return _describe(store, refitted, "the refitted champion", None)

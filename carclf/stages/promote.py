@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from carclf.artifacts import Archive, Decision, Evaluation, Metrics, Model, Provenance, Split, StageContext, build
 from carclf.champion import (
@@ -104,7 +105,7 @@ def _promote(candidate: Candidate, context: StageContext, options: PromotionOpti
     _log_threshold(state, threshold)
     for _ in range(MAX_ATTEMPTS):
         if earlier := promotion_of_model(state, candidate.model.key):
-            return _earlier_decision(earlier, state, store), True
+            return _earlier_decision(earlier, state, context), True
         decision, reused = _decide(candidate, state, context)
         decision = _with_decline(decision, state)
         if decision.metric("decision") == "rejected":
@@ -135,14 +136,21 @@ def _log_threshold(state: State, initial: float) -> None:
                  "stored threshold with carclf champion set-threshold.", state["threshold"], initial)
 
 
-def _earlier_decision(event: Event, state: State, store: Store) -> Decision:
-    """Return the decision that promoted a model. Its reason has a note if another model is the champion now."""
-    decision = Decision.require(store, event["decision"])
+def _earlier_decision(event: Event, state: State, context: StageContext) -> Decision:
+    """Return the decision that promoted a model.
+
+    Its reason has a note if another model is the champion now, or if the gate's settings were others.
+    """
+    decision = Decision.require(context.store, event["decision"])
     champion = state["champion"]["model"]
-    if champion == event["model"]:
+    if champion != event["model"]:
+        note = (f"it was promoted before and is not promoted again: the champion is {champion}. To restore it: carclf "
+                f"champion rollback --to {event['model']}")
+    elif any(decision.settings["gate"].get(name, value) != value
+             for name, value in _judged_settings(context.config.gate).items()):
+        note = "it was promoted before, with other settings of the gate, and is not judged again"
+    else:
         return decision
-    note = (f"it was promoted before and is not promoted again: the champion is {champion}. To restore it: carclf "
-            f"champion rollback --to {event['model']}")
     log.warning("promote: model=%s: %s", event["model"], note)
     return _with_reason(decision, f"{decision.metric('reason')}; {note}")
 
@@ -171,9 +179,12 @@ def _decide(candidate: Candidate, state: State, context: StageContext) -> tuple[
         decision = decide(evaluated, evaluated_champion, candidate.split, threshold, context)
         return write_decision(folder, decision.model_copy(update={"champion": champion_key}))
 
-    judged = gate.model_dump(exclude=set(EXCLUDED_GATE_SETTINGS))
-    settings = {"threshold": threshold, "gate": judged, "salt": context.salt}
+    settings = {"threshold": threshold, "gate": _judged_settings(gate), "salt": context.salt}
     return build(Decision, make, Provenance(VERSION, inputs, settings), store)
+
+
+def _judged_settings(gate: Gate) -> dict[str, Any]:
+    return gate.model_dump(exclude=set(EXCLUDED_GATE_SETTINGS))
 
 
 def _with_decline(decision: Decision, state: State) -> Decision:

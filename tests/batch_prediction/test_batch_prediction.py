@@ -429,6 +429,17 @@ def test_a_source_that_lists_no_files_is_rejected_by_the_name_of_the_setting(sou
         open_source(source)
 
 
+def test_a_name_without_a_slash_gets_the_same_hint_under_a_policy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "policy.toml").write_text('[allowed]\nsources = ["./inbox"]\n')
+    monkeypatch.setenv("CARCLF_POLICY", str(tmp_path / "policy.toml"))
+    with pytest.raises(ConfigError, match=r"such as \./photos"):
+        open_source("inbox")
+    with pytest.raises(ConfigError, match="not allowed by the policy"):
+        open_source("./other")
+
+
 def test_a_missing_folder_is_rejected_by_the_name_of_the_setting(store: Store, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="CARCLF_PREDICT_SOURCE"):
         make_plan(store, select_model(store).model.key, open_source(f"{tmp_path}/gone"), 10)

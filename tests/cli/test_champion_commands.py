@@ -123,10 +123,18 @@ def test_the_gate_judges_a_manual_promotion_unless_it_is_overridden(store: Store
     assert "override: the season ends" in carclf(store, "champion", "list").stdout
 
 
-def test_an_override_without_a_reason_raises_config_error(store: Store) -> None:
+@pytest.mark.parametrize("reason", ["", " ", "\u200b"])
+def test_an_override_without_a_reason_raises_config_error(store: Store, reason: str) -> None:
     evaluated_run(store, "weak", range(30))
     with pytest.raises(ConfigError, match="--override needs a reason"):
-        carclf(store, "champion", "promote", "--run", "weak", "--override", " ")
+        carclf(store, "champion", "promote", "--run", "weak", "--override", reason)
+
+
+@pytest.mark.parametrize("option", ["--approved-by", "--declined-by"])
+def test_a_person_needs_a_name_with_visible_characters(store: Store, option: str) -> None:
+    evaluated_run(store, "r1", [0])
+    with pytest.raises(ConfigError, match="The name of the person"):
+        carclf(store, "promote", "--run", "r1", option, "\u200b")
 
 
 def test_only_rollback_restores_an_earlier_champion(store: Store) -> None:

@@ -45,10 +45,16 @@ def test_a_jpeg_is_decoded_at_the_smallest_sufficient_scale(
     assert decode(JPEG, min_size=min_size).shape == shape
 
 
-@pytest.mark.parametrize("data", [b"", b"no image", JPEG[: len(JPEG) // 2], JPEG[:40]])
+@pytest.mark.parametrize("data", [b"no image", JPEG[: len(JPEG) // 2], JPEG[:40]])
 def test_an_incomplete_image_is_rejected(data: bytes) -> None:
     with pytest.raises(ImageDecodeError):
         decode(data)
+
+
+def test_an_empty_file_is_reported_as_empty() -> None:
+    with pytest.raises(ImageDecodeError, match="the file is empty") as error:
+        decode(b"")
+    assert error.value.kind == "empty"
 
 
 def test_a_decompression_bomb_is_rejected_before_decoding() -> None:

@@ -282,6 +282,15 @@ def test_running_an_old_run_again_leaves_a_later_champion_and_warns(
     assert "not promoted again" not in str(new.promote(store)[0].metrics["reason"])
 
 
+def test_a_champion_that_runs_again_with_other_gate_settings_keeps_its_decision_with_a_note(store: Store) -> None:
+    champion = build_candidate(store, "champion", [0])
+    first, _ = champion.promote(store)
+    assert champion.promote(store)[0] == first
+    again, reused = champion.promote(store, load_config("demo", {"gate.min_recall": 0.99}))
+    assert reused and again.key == first.key and again.metrics["decision"] == "promoted"
+    assert "other settings of the gate" in str(again.metrics["reason"])
+
+
 def test_a_rolled_back_run_that_runs_again_is_not_promoted_again(store: Store) -> None:
     first, second = build_candidate(store, "first", [0]), build_candidate(store, "second", [1])
     first.promote(store)
