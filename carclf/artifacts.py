@@ -284,6 +284,12 @@ class Features(Artifact):
     folder = "features"
 
 
+class SoftTargets(Artifact):
+    """``soft_targets.parquet``: a teacher's class probabilities of a split's images: path and p_<class>."""
+
+    folder = "soft_targets"
+
+
 class Audit(Artifact):
     """``suspects.parquet``, the images ranked by label quality, and ``report.html`` with the most suspect ones."""
 
@@ -376,8 +382,8 @@ class PublicScore(Artifact):
 
 KINDS: dict[str, type[Artifact]] = {
     kind.folder: kind
-    for kind in (Archive, Inspection, Dataset, Split, Features, Audit, Drift, Model, RefittedModel, Evaluation,
-                 Decision, Prediction, Submission, PublicScore)
+    for kind in (Archive, Inspection, Dataset, Split, Features, Audit, Drift, Model, RefittedModel, SoftTargets,
+                 Evaluation, Decision, Prediction, Submission, PublicScore)
 }  # inputs come before the artifacts that are made from them
 
 

@@ -284,6 +284,10 @@ class FineTune(Section):
     label_smoothing: FractionBelowOne = Field(0.1, description="Fraction of the target spread over all classes.")
     mixup: Fraction = Field(0.0, description="Fraction of the batches to which MixUp is applied.")
     cutmix: Fraction = Field(0.0, description="Fraction of the batches to which CutMix is applied.")
+    teacher: str = Field(
+        "", pattern=r"^([0-9a-f]{16})?$", description="Key of a model whose probabilities are a part of the targets "
+                                                      "(distillation); empty for none.")
+    teacher_weight: Fraction = Field(0.5, description="Weight of the teacher's probabilities in the targets.")
     ema_fraction: Fraction = Field(
         0.04, description="Fraction of the training's steps over which the weights are averaged, with exponential "
                           "weights; 0 turns it off.")

@@ -5,7 +5,7 @@ import math
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -23,18 +23,19 @@ from carclf.os_errors import require_shared_memory
 from carclf.pipeline.augmentation import Augmenter
 from carclf.pipeline.decode_cache import DecodedImages, ImageFiles, cache_decoded
 
-Batch = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]
-Example = tuple[Pixels, np.int32]
+Labels = npt.NDArray[Any]  # int32 positions of classes (images), or float32 probabilities (images, classes)
+Batch = tuple[npt.NDArray[np.uint8], Labels]
+Example = tuple[Pixels, Any]
 Size = tuple[int, int]  # height and width in pixels
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Labeled images by position: their names, integer labels, and the source of their pixels."""
+    """Labeled images by position: their names, their labels, and the source of their pixels."""
 
     names: Sequence[str]
-    labels: npt.NDArray[np.int32]
+    labels: Labels
     images: ImageFiles | DecodedImages
 
     @classmethod
@@ -57,6 +58,10 @@ class Examples:
         assert isinstance(self.images, ImageFiles)
         key = fingerprint(archive=archive_content, names=list(self.names))
         return Examples(self.names, self.labels, cache_decoded(self.images, key, max_bytes=max_bytes))
+
+    def with_labels(self, labels: Labels) -> "Examples":
+        """Return the same examples with other labels."""
+        return replace(self, labels=labels)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -150,7 +155,7 @@ def batches(
     source: Source, batch_size: int, *, start_batch: int = 0, num_workers: int = 0,
     mix: Callable[[int, Batch], Any] | None = None,
 ) -> Iterator[Any]:
-    """Yield (uint8 [batch, height, width, 3], int32 [batch]) from ``start_batch`` on; the last batch may be shorter.
+    """Yield (uint8 [batch, height, width, 3], labels) from ``start_batch`` on; the last batch may be shorter.
 
     The content depends neither on the number of worker processes (0: threads of this process) nor on the start.
     ``mix`` is applied to each batch with its number.

@@ -14,7 +14,9 @@ MixedBatch = tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class BatchMixer:
-    """Turn (pixels, integer labels) into (pixels, label probabilities [batch, classes]), mixing some batches.
+    """Turn (pixels, labels) into (pixels, label probabilities [batch, classes]), mixing some batches.
+
+    Labels are positions of classes, or already probabilities.
 
     ``mixup`` and ``cutmix`` are the fractions of batches that each is applied to, with weights drawn from
     Beta(0.2, 0.2) and Beta(1, 1) (Zhang et al. 2018, arXiv:1710.09412; Yun et al. 2019, arXiv:1905.04899).
@@ -28,7 +30,7 @@ class BatchMixer:
     def __call__(self, number: int, batch: tuple[Any, Any]) -> MixedBatch:
         """Return the batch with this number, mixed or unchanged."""
         pixels, labels = batch
-        probabilities = np.eye(self.num_classes, dtype=np.float32)[labels]
+        probabilities = labels if labels.ndim > 1 else np.eye(self.num_classes, dtype=np.float32)[labels]
         random = np.random.default_rng((self.seed, SEED_STREAM, number))
         draw, order = random.random(), random.permutation(len(pixels))
         if draw < self.mixup:

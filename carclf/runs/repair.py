@@ -41,7 +41,8 @@ Producer = tuple[Record, StageSpec]
 # Rebuilding a decision could promote a model, and rebuilding a submission could send it.
 REBUILT_STAGES = ("download", "validate", "split", "train_head", "fine_tune", "evaluate", "refit")
 # Artifacts that the next stage that needs one builds again, unless a champion refers to them.
-INTERNAL_FOLDERS = ("inspections", "features", "audits", "drifts", "evaluations", "predictions", "decisions", "scores")
+INTERNAL_FOLDERS = ("inspections", "features", "audits", "drifts", "soft_targets", "evaluations", "predictions",
+                    "decisions", "scores")
 NO_PATHS: frozenset[str] = frozenset()
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from carclf.artifacts import Archive, Metrics, Model, Provenance, Split, StageContext, build
 from carclf.training.checkpoints import Checkpoints
+from carclf.training.soft_targets import soft_targets
 from carclf.training.warm_start import fine_tune_settings
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ def fine_tune(
     """
     store = context.store
     inputs = {"archive": archive.key, "split": split.key, "model": start.key}
+    if context.config.fine_tune.teacher:
+        inputs["soft_targets"] = soft_targets(archive, split, context).key
     provenance = Provenance(VERSION, inputs, fine_tune_settings(context.config, context.salt))
     checkpoints = Checkpoints(store, provenance.key(Model))
 

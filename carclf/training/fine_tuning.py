@@ -35,6 +35,7 @@ from carclf.training.head_search import is_held_out
 from carclf.training.precision import compute_precision
 from carclf.training.saving import save_model, write_reference_logits
 from carclf.training.schedules import compile_for_fine_tuning, epoch_sizes
+from carclf.training.soft_targets import mixed_targets, soft_targets
 from carclf.training.trainer import Trainer, TrainerOptions, Validate
 from carclf.training.validation import Objective, validate
 
@@ -275,9 +276,19 @@ class FineTuning:
         rows = self.training_rows if rows is None else rows
         examples = Examples.from_index(rows, images, augmenter.decode_size(max(sizes)))
         examples = examples.with_decode_cache(self.archive.content_hash, max_bytes=settings.cache_gb * 1e9)
+        if settings.teacher:
+            examples = examples.with_labels(self._mixed_targets(rows))
         return TrainingSource(
             examples, augmenter, sizes, settings.batch_size, settings.epochs, self.config.seed, max_steps
         )
+
+    def _mixed_targets(self, rows: pd.DataFrame) -> npt.NDArray[np.float32]:
+        """Return targets with the teacher's probabilities, shape (rows, classes)."""
+        targets = soft_targets(self.archive, self.split, self.context)
+        weight = self.config.fine_tune.teacher_weight
+        log.info("%s: training with a teacher model=%s soft_targets=%s weight=%g", self.activity,
+                 targets.input("model"), targets.key, weight)
+        return mixed_targets(rows, targets, self.split.class_names, weight, self.store)
 
     def _statistics(
         self, settings: FineTune, rows: pd.DataFrame, batch_size: int

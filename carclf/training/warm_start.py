@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from carclf.artifacts import Model, Provenance, Split, StageContext
+from carclf.artifacts import Model, Provenance, SoftTargets, Split, StageContext
 from carclf.champion import champion_model
 from carclf.config import Config, FineTune
 from carclf.errors import ConfigError, DataError
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 SPEED_SETTINGS = {"num_workers", "cache_gb", "checkpoint_minutes"}
 LATER_SETTINGS = {"refit"}  # about a later stage
 IGNORED_SETTINGS = {"cosine": {"patience"}, "plateau": {"warmup_fraction"}}  # by schedule
+TEACHER_SETTINGS = {"teacher", "teacher_weight"}
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ def _require_champion_split(champion: Model, split: str, store: Store) -> None:
 
 def excluded_settings(settings: FineTune) -> set[str]:
     """Return the settings of fine-tuning that are not part of its key, because they do not affect its result."""
-    return SPEED_SETTINGS | LATER_SETTINGS | IGNORED_SETTINGS[settings.schedule]
+    unused = set() if settings.teacher else TEACHER_SETTINGS
+    return SPEED_SETTINGS | LATER_SETTINGS | IGNORED_SETTINGS[settings.schedule] | unused
 
 
 def fine_tune_settings(config: Config, salt: str) -> dict[str, Any]:
@@ -91,12 +93,16 @@ def fine_tune_settings(config: Config, salt: str) -> dict[str, Any]:
 
 
 def weights_license(model: Model, store: Store) -> str:
-    """Return the license of the weights from a file that the model's training started from.
+    """Return the license of the weights from a file that the model's training started from, or else its teacher's.
 
     "unknown" if the license is, and an empty string for other weights.
     """
     start = Model.find(store, model.inputs.get("model", "none")) or model
-    return str(start.metrics.get("weights_license", ""))
+    if name := start.metrics.get("weights_license", ""):
+        return str(name)
+    targets = SoftTargets.find(store, model.inputs.get("soft_targets", "none"))
+    teacher = targets and Model.find(store, targets.input("model"))
+    return weights_license(teacher, store) if teacher else ""
 
 
 def load_backbone(model: Model, store: Store, size: tuple[int, int]) -> "keras.Model":
