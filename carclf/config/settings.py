@@ -77,6 +77,10 @@ class Data(Section):
         "auto", description="Metric that judges a model; auto is the competition's, or follows from the submission.")
     label_source: Literal["auto", "folders", "table", "file_names", "json"] = Field(
         "auto", description="Where the labels are: class folders, a table, prefixes of file names, or COCO JSON.")
+    class_level: int = Field(
+        0, ge=0, le=20,
+        description="Folder that is the class, counted from the topmost one below the training folder, which is 1; 0 "
+                    "requires images directly in class folders.")
     label_table: Text = Field("", description="Path of the table with the labels, such as train.csv.")
     id_column: Text = Field("", description="Column of the label table that names the image.")
     label_column: Text = Field("", description="Column of the label table with the class.")

@@ -177,6 +177,10 @@ def _find_problems(source: _Source, images: pd.DataFrame) -> list[Finding]:
     """Return the findings about files: duplicates, empty class folders, ignored images, extra data of other classes."""
     findings = [Finding("ignored_data", folder, "The folder is ignored: the same files are one level higher.")
                 for folder in source.files.duplicates]
+    if masks := source.files.masks:
+        findings.append(Finding("ignored_data", masks[0], (
+            f"{format_count(len(masks), 'file is', 'files are')} called like masks of the images (first: {masks[0]}), "
+            "and not used.")))
     findings += [Finding("ignored_data", path, f"The path is ignored: {reason}.")
                  for path, reason in source.files.ignored.items() if reason]
     roots = set(training_images(source.images)["root"])

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from carclf.dataset.archive_members import is_archive
 from carclf.dataset.archives import read_ignored_files
+from carclf.dataset.detection.masks import find_masks
 from carclf.dataset.layout import (
     EXTRA_FOLDER,
     IMAGE_SUFFIXES,
@@ -28,8 +29,9 @@ class Files:
     """The files below ``root``, as sorted paths relative to it.
 
     ``images`` maps each folder with images to their names. ``collapsed`` maps each of these folders, and the ``empty``
-    ones next to them, to its path without doubled folders. ``extra`` are the images of extra data. ``ignored`` has the
-    reason of each path that is not extracted or cannot be read, as ``read_ignored_files``.
+    ones next to them, to its path without doubled folders. ``extra`` are the images of extra data. ``masks`` are
+    segmentation masks of the images. ``ignored`` has the reason of each path that is not extracted or cannot be read,
+    as ``read_ignored_files``.
     """
 
     root: Path
@@ -39,6 +41,7 @@ class Files:
     tables: tuple[str, ...]
     json: tuple[str, ...]
     extra: tuple[str, ...]
+    masks: tuple[str, ...]
     duplicates: tuple[str, ...]
     others: tuple[str, ...]
     ignored: Mapping[str, str]
@@ -53,6 +56,9 @@ def list_files(root: Path) -> Files:
     names, skipped = _walk(root)
     extra = [folder for folder in names if folder.partition("/")[0] == EXTRA_FOLDER]
     extra_images = [_join(folder, name) for folder in extra for name in names.pop(folder)]
+    masks = find_masks(_select_images(names))
+    names = {folder: rest for folder, files in names.items()
+             if (rest := [name for name in files if name not in masks.get(folder, ())]) or folder not in masks}
     images = _select_images(names)
     duplicates = _find_nested_duplicates(root, images)
     images = {folder: images[folder] for folder in sorted(images) if not _is_below(folder, duplicates)}
@@ -64,8 +70,12 @@ def list_files(root: Path) -> Files:
         for suffixes in (TABLE_SUFFIXES - JSON_SUFFIXES, JSON_SUFFIXES))
     others = [path for path in others if path not in {*tables, *json_files}]
     return Files(root, images, _collapse([*images, *empty], images), tuple(empty), tables, json_files,
-                 tuple(sorted(extra_images)), tuple(sorted(duplicates)), tuple(others),
+                 tuple(sorted(extra_images)), _paths(masks), tuple(sorted(duplicates)), tuple(others),
                  read_ignored_files(root) | skipped)
+
+
+def _paths(names: Mapping[str, Collection[str]]) -> tuple[str, ...]:
+    return tuple(sorted(_join(folder, name) for folder, files in names.items() for name in files))
 
 
 def _walk(root: Path) -> tuple[dict[str, list[str]], dict[str, str]]:

@@ -10,6 +10,7 @@ from carclf.dataset.detection.ids import Joined, first_of_each
 from carclf.dataset.detection.label_tables import TableLabels, are_same_classes
 from carclf.dataset.detection.result import number_key
 from carclf.dataset.detection.subset_lists import ID_COLUMN, LABEL_COLUMN, is_split_file
+from carclf.dataset.detection.subsets import role_of
 from carclf.dataset.detection.tables import Table
 from carclf.dataset.findings import Finding, describe_missing_images, format_labels
 from carclf.errors import ConfigError, DataError
@@ -51,7 +52,7 @@ def _compare_classes(
         findings.append(Finding("unknown_class", paths.iloc[0], (
             f"{format_count(len(paths), 'image is', 'images are')} in class '{label}' (first: {paths.iloc[0]}), which "
             f"the table does not have. Its classes are {format_labels(expected)}. Move or remove what is in this "
-            "class.")))
+            f"class{', or set data.test_folder to its folder' if role_of(label) == 'test' else ''}.")))
     return findings + [Finding("empty_class", label, f"Class '{label}' of the table has no images. Add images of it.")
                        for label in sorted(expected - set(labels))]
 

@@ -19,6 +19,8 @@ MAX_PREFIXES = 200
 MAX_PARTS = 20
 MIN_COMMON = 0.5  # fraction of the class folders that are classes of the table
 _PREFIXES = (r"^(.+?)(?:[._-]+[0-9]+)+\.[^.]+$", r"^([^._-]+)[._-].*[._-]")  # of file names: before numbers, first word
+_CAMERA = re.compile("(im|img|image|dscn?|dscf|p|pic|photo|pxl|gopr|mvi|vid|scan|screenshot|frame|file)s?",
+                     re.IGNORECASE)  # prefixes of names that cameras and programs write
 _OTHER_TABLES = (".mat", ".xlsx", ".xls", ".ods", ".parquet", ".feather")
 
 
@@ -28,27 +30,39 @@ def training_images(images: pd.DataFrame) -> pd.DataFrame:
     return images[is_train if is_train.any() else images["role"] == ""]
 
 
-def read_class_folders(images: pd.DataFrame) -> "pd.Series[str] | None":
+def read_class_folders(images: pd.DataFrame, level: int = 0) -> "pd.Series[str] | None":
     """Return the class folder of each image, "" for training images outside of one; None if there are none.
 
-    Class folders are at least two folders directly below the folder of the training images. Validation and test images
-    have labels if one of their folders is a class. Raises DataError if there is a class that the training images lack.
+    Class folders are at least two folders directly below the folder of the training images, or at a ``level`` of
+    folders there, from 1. Validation and test images have labels if one of their folders is a class.
+
+    Raises:
+        ConfigError: There are fewer than two folders at the level.
+        DataError: There is a class that the training images lack.
     """
-    folders = _below_common_folder(training_images(images)["subfolder"])
+    subfolders = training_images(images)["subfolder"]
+    folders, names = _below_common_folder(subfolders), images["subfolder"]
+    if level:
+        num_common = len(subfolders) and subfolders.iloc[0].count("/") - folders.iloc[0].count("/")
+        names = names.map(lambda path: "".join(path.split("/")[num_common + level - 1:][:1]))
+        folders = names[folders.index]
     is_in_class = (folders != "") & ~folders.str.contains("/")
-    names = set(folders[is_in_class])
-    if blank := sorted(name for name in names if not name.strip()):
+    classes = set(folders[is_in_class])
+    if blank := sorted(name for name in classes if not name.strip()):
         raise DataError(f"A class folder has a blank name, {blank[0]!r}. Rename the folder.")
-    if len(names) <= 1 or is_in_class.mean() < MIN_CLASS_FRACTION:
+    if level and len(classes) <= 1:
+        raise ConfigError(f"data.class_level is {level}, but there are not two folders with training images at this "
+                          f"level (first image: {images.loc[folders.index[0], 'path']}). Set another level.")
+    if len(classes) <= 1 or (is_in_class.mean() < MIN_CLASS_FRACTION and not level):
         return None
-    classes = {class_key(name): name for name in sorted(names, reverse=True)} | {name: name for name in names}
-    return _with_other_subsets(images, folders.where(is_in_class, ""), images["subfolder"], classes)
+    by_key = {class_key(name): name for name in sorted(classes, reverse=True)} | {name: name for name in classes}
+    return _with_other_subsets(images, folders.where(is_in_class, ""), names, by_key)
 
 
 def are_parts(names: Collection[str]) -> bool:
     """Return True if the names of folders may be those of parts of the images, such as part_1 and part_2."""
     stems = {re.sub("[0-9]+", "", name) for name in names if name}
-    return len(stems) == 1 and stems != {""} and len(names) <= MAX_PARTS
+    return len(stems) == 1 and any(map(str.isalpha, min(stems))) and len(names) <= MAX_PARTS
 
 
 def match_classes(names: set[str], classes: set[str]) -> dict[str, str]:
@@ -94,12 +108,35 @@ def _below_common_folder(folders: "pd.Series[str]") -> "pd.Series[str]":
     return folders
 
 
-def read_prefixes(images: pd.DataFrame) -> "pd.Series[str] | None":
+def require_single_folder(images: pd.DataFrame, prefixes: "pd.Series[str]") -> None:
+    """Raise ConfigError if the training images are in several folders, which may be the classes instead of prefixes.
+
+    Folders that differ in a number, such as part_1 and part_2, are parts.
+    """
+    train = training_images(images)
+    folders = (train["root"] + "/" + train["subfolder"]).str.strip("/")
+    if folders.nunique() > 1 and not are_parts(set(folders)):
+        example = f"{folders.min() or 'the top one'} and {folders.max()}"
+        setting = _describe_levels(train) or "data.label_source to folders"
+        raise ConfigError(f"The classes may be folders, such as {example}, or prefixes of names, such as "
+                          f"{prefixes.min()}. For prefixes set data.label_source to file_names, for folders {setting}.")
+
+
+def _describe_levels(train: pd.DataFrame) -> str:
+    """Return the values of data.class_level with the classes of each; "" if images are not in folders of a folder."""
+    parts = _below_common_folder(train["subfolder"]).str.split("/", expand=True)
+    names = {level: set(parts[level - 1].dropna()) - {""} for level in range(1, len(parts.columns) + 1)}
+    texts = [f"{level} ({format_labels(folders)})" for level, folders in names.items() if len(folders) > 1]
+    return f"data.class_level to {' or '.join(texts)}" if texts and len(names) > 1 else ""
+
+
+def read_prefixes(images: pd.DataFrame, *, is_chosen: bool = False) -> "pd.Series[str] | None":
     """Return the prefix of each image's name; None if the prefixes are no classes.
 
     If all training images are called like pit_bull_1.jpg or pit_bull_2020_001.jpg, it is the text before the numbers,
     else the text up to the first dot, underscore or hyphen. There must be 2 to 200 prefixes, each of at least two
-    training images. Validation and test images have labels if one of their prefixes is a class.
+    training images, and not all as cameras write them, unless the user chose prefixes. Validation and test images have
+    labels if one of their prefixes is a class.
     """
     names = images["path"].str.split("/").str[-1].str.normalize("NFC")
     for pattern in _PREFIXES:
@@ -107,7 +144,9 @@ def read_prefixes(images: pd.DataFrame) -> "pd.Series[str] | None":
         train = prefixes[training_images(images).index]
         sizes = train.value_counts()
         is_valid = train.notna().all() and 1 < len(sizes) <= MAX_PREFIXES and sizes.min() > 1
-        if is_valid and not _are_combined(sizes.index) and not all(map(role_of, sizes.index)):
+        is_class = is_valid and not all(
+            role_of(name) or (_CAMERA.fullmatch(name) and not is_chosen) for name in sizes.index)
+        if is_class and not _are_combined(sizes.index):
             return _with_other_subsets(images, train, prefixes.fillna(""), {name: name for name in sizes.index})
     return None
 
@@ -170,9 +209,9 @@ def describe_no_labels(images: pd.DataFrame, others: Collection[str], lists: Col
     is_deeper = train["subfolder"].str.contains("/")
     if is_deeper.any():
         return (f"There are no labels: images must be directly in class folders, but {is_deeper.sum()} of {len(train)} "
-                f"are deeper (first: {train.loc[is_deeper, 'path'].iloc[0]}).{reasons} Move them up, set "
-                "data.train_folder to the folder with the class folders, or add a table with the labels and set "
-                "data.label_table.")
+                f"are deeper (first: {train.loc[is_deeper, 'path'].iloc[0]}).{reasons} Set "
+                f"{_describe_levels(train) or 'data.class_level to their level'}, or data.train_folder to the folder "
+                "with the class folders, or add a table with the labels and set data.label_table.")
     if len(folders := set(train["folder"])) == 1:
         folder = folders.pop() or "the top folder"
         return (f"There are no labels: all training images ({len(train)}) are in one folder ({folder}).{reasons} Add a "

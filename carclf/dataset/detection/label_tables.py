@@ -68,7 +68,11 @@ Reading = TableLabels | ConfigError | DataError | None  # of a table: its labels
 
 
 def join_tables(tables: Sequence[Table], images: pd.DataFrame, config: Data) -> list[Joined]:
-    """Return the tables with rows about images. Those of a subset are compared with the images of that subset first."""
+    """Return the tables with rows about images.
+
+    Those of a subset are compared with the images of that subset first. If several images have an id, those in the
+    table's folder are compared.
+    """
     names: dict[str, list[ImageNames]] = {}
     joined = []
     for table in tables:
@@ -79,6 +83,9 @@ def join_tables(tables: Sequence[Table], images: pd.DataFrame, config: Data) -> 
             names[role] = [ImageNames(subset)] * (len(subset) > 0)
             names[role] += [ImageNames(images)] * (len(subset) < len(images))
         results = [result for pool in names[role] if (result := join(table, pool, config))]
+        if any(result.match.ambiguous for result in results):
+            nearby = images[images["path"].str.startswith(f"{table.path.rpartition('/')[0]}/")]
+            results += [result for result in [join(table, ImageNames(nearby), config)] if result]
         if results:
             joined.append(max(results, key=lambda result: (result.match.is_complete, result.match.num_images)))
     return join_by_keys(tables, joined)
@@ -366,7 +373,7 @@ def combine(candidates: Sequence[TableLabels]) -> list[TableLabels]:
         first, *others = [candidate for candidate in fitting if candidate.rank == rank]
         others = [other for other in others if not first.values.equals(other.values)]
         indices = [candidate.values.index for candidate in (first, *others)]
-        are_parts = {other.column for other in others} == {first.column} and not indices[0].append(
+        are_parts = {other.column.lower() for other in others} == {first.column.lower()} and not indices[0].append(
             indices[1:]).has_duplicates  # such as labels_2019.csv and labels_2020.csv
         if others and not are_parts:
             paths = ", ".join(sorted(candidate.joined.path for candidate in (first, *others)))

@@ -27,6 +27,7 @@ from carclf.dataset.detection.label_folders import (
     match_classes,
     read_class_folders,
     read_prefixes,
+    require_single_folder,
     require_single_root,
 )
 from carclf.dataset.detection.label_tables import (
@@ -94,7 +95,8 @@ def find_labels(evidence: Evidence) -> Labeled:
     if evidence.images.empty:
         raise DataError("There are no training images: every image belongs to the test set.")
     setting = evidence.config.label_source
-    folders = read_class_folders(evidence.images) if setting in ("auto", "folders") else None
+    level = evidence.config.class_level
+    folders = read_class_folders(evidence.images, level) if setting in ("auto", "folders") else None
     all_joined = join_tables(evidence.tables, evidence.images, evidence.config)
     evidence = replace(evidence, tables=_select_tables(evidence))
     paths = {table.path for table in evidence.tables}
@@ -242,7 +244,8 @@ def _may_have_labels(tables: Sequence[Table], num_classes: int) -> bool:
 
 def _from_prefixes(evidence: Evidence, joined: Sequence[Joined]) -> Labels:
     setting = evidence.config.label_source
-    prefixes = read_prefixes(evidence.images) if setting in ("auto", "file_names") else None
+    is_chosen = setting == "file_names"
+    prefixes = read_prefixes(evidence.images, is_chosen=is_chosen) if is_chosen or setting == "auto" else None
     allows_tables = setting not in ("folders", "file_names")
     tables = evidence.tables if allows_tables else []
     reasons = describe_unlabeled(tables, joined, evidence.images, evidence.config)
@@ -255,6 +258,8 @@ def _from_prefixes(evidence: Evidence, joined: Sequence[Joined]) -> Labels:
     if prefixes is not None and setting == "auto" and (unread := describe_unread_table(evidence.others)):
         raise ConfigError(f"{unread} If the labels are prefixes of names, such as {prefixes.min()}, set "
                           "data.label_source to file_names.")
+    if prefixes is not None and setting == "auto":
+        require_single_folder(evidence.images, prefixes)
     if prefixes is None:
         lists = [table.path for table in [*evidence.lists, *evidence.other_lists] if LABEL_COLUMN in table.rows]
         problem = describe_no_labels(evidence.images, evidence.others, [*lists, *evidence.unread], text)
@@ -305,6 +310,14 @@ def _require_usable(tables: Sequence[TableLabels], config: Data, folders: set[st
             _require_distinct_images(table, ", or set data.label_source to folders")
 
 
+def _is_table_per_folder(images: pd.DataFrame, tables: Sequence[TableLabels]) -> bool:
+    """Return True for tables such as batch1/labels.csv and batch2/labels.csv, each in a folder with its images."""
+    folders = [table.joined.path.rpartition("/")[0] for table in tables]
+    return len(tables) > 1 and all(
+        table.rank and folder and images.loc[table.values.index, "path"].str.startswith(f"{folder}/").all()
+        for folder, table in zip(folders, tables, strict=True))
+
+
 def _from_folders(evidence: Evidence, folders: "pd.Series[str]", tables: Sequence[TableLabels]) -> Labels:
     """Return the folders' labels, checked against the tables; or the tables' if the folders are not their classes."""
     _require_usable(tables, evidence.config, set(folders) - {""})
@@ -315,7 +328,7 @@ def _from_folders(evidence: Evidence, folders: "pd.Series[str]", tables: Sequenc
     if len(values) and not classes:
         is_target = any(table.rank > 1 for table in tables)
         if not are_same_classes(folders[values.index], values):
-            if is_target or evidence.config.label_table:
+            if is_target or evidence.config.label_table or _is_table_per_folder(evidence.images, tables):
                 return _from_tables(evidence, tables)
             kind = "json" if tables[0].joined.table.is_json else "table"
             raise ConfigError(f"The class folders, such as {folders.max()}, and {tables[0].column} of "

@@ -78,8 +78,20 @@ def _role(path: str, children: Mapping[str, set[str]]) -> tuple[str, str, str]:
 
 
 def _has_subsets(level: str, children: Mapping[str, set[str]]) -> bool:
-    roles = [role for name in children[level] if (role := role_of(name))]
-    return ("train" in roles and len(set(roles)) > 1) or 2 * len(roles) > len(children[level])
+    names = children[level]
+    roles = {name: role for name in names if (role := role_of(name))}
+    if set(roles.values()) == {"train"} and len({re.sub("[0-9]+", "", name) for name in names}) > 1:
+        return False  # classes such as train_cats and train_dogs
+    is_usual = ("train" in roles.values() and len(set(roles.values())) > 1) or 2 * len(roles) > len(names)
+    return is_usual or ("train" not in roles.values() and any(
+        _have_same_folders(f"{level}/{first}".strip("/"), f"{level}/{second}".strip("/"), children)
+        for first in roles for second in names - roles.keys()))
+
+
+def _have_same_folders(first: str, second: str, children: Mapping[str, set[str]]) -> bool:
+    """Return True if most folders in one are also in the other, such as the classes of NCT-CRC and CRC-VAL."""
+    both = children.get(first, set()) & children.get(second, set())
+    return len(both) > 1 and 2 * len(both) > max(len(children[first]), len(children[second]))
 
 
 def _set_folder(

@@ -144,7 +144,7 @@ def _read_rows(name: str, text: str, separator: str) -> list[list[str]]:
     try:
         for row in reader:
             first_line = reader.line_num + 1
-            if not row:
+            if not any(map(str.strip, row)):
                 continue
             if rows and len(row) != len(rows[0]):
                 raise DataError(f"{name}: line {reader.line_num}: {format_count(len(row), 'value')}, expected "

@@ -261,10 +261,10 @@ def test_ids_with_the_extension_of_the_original_images_name_converted_ones(layou
 
 
 def test_prefixes_of_names_next_to_a_table_of_another_type_need_a_setting(layout_of: Any) -> None:
-    images = [f"images/{camera}_{n}_a.jpg" for camera in ("IMG", "DSC") for n in range(4)]
+    images = [f"images/{camera}_{n}_a.jpg" for camera in ("CAM", "WEB") for n in range(4)]
     with pytest.raises(ConfigError, match=r"labels\.xlsx.*data\.label_source to file_names"):
         layout_of(images, {"labels.xlsx": b"PK"})
-    assert layout_of(images, {"labels.xlsx": b"PK"}, label_source="file_names").class_names == ("DSC", "IMG")
+    assert layout_of(images, {"labels.xlsx": b"PK"}, label_source="file_names").class_names == ("CAM", "WEB")
 
 
 @pytest.mark.parametrize("source", ["folders", "file_names"])
@@ -294,11 +294,11 @@ def test_class_names_in_an_unknown_encoding_are_reported(layout_of: Any) -> None
 
 
 def test_prefixes_of_names_next_to_an_unusable_table_need_a_setting(layout_of: Any) -> None:
-    images = [f"images/{camera}_{n}_a.jpg" for camera in ("IMG", "DSC") for n in range(4)]
+    images = [f"images/{camera}_{n}_a.jpg" for camera in ("CAM", "WEB") for n in range(4)]
     table = "file,kind\n" + "".join(f"other{n}.jpg,{['van', 'suv'][n % 2]}\n" for n in range(8))
     with pytest.raises(ConfigError, match=r"data\.label_source"):
         layout_of(images, {"labels.csv": table})
-    assert layout_of(images, {"labels.csv": table}, label_source="file_names").class_names == ("DSC", "IMG")
+    assert layout_of(images, {"labels.csv": table}, label_source="file_names").class_names == ("CAM", "WEB")
 
 
 def test_a_table_of_class_names_is_used_although_each_class_has_an_image_of_that_name(layout_of: Any) -> None:

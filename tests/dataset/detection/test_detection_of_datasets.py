@@ -313,3 +313,112 @@ def test_the_images_in_deeper_folders_are_named(layout_of: Any) -> None:
 def test_a_label_column_without_a_table_raises_config_error(layout_of: Any) -> None:
     with pytest.raises(ConfigError, match=r"data\.label_column"):
         layout_of(["cat/a.jpg", "dog/b.jpg"], label_column="make")
+
+
+NESTED = [f"{patient}/{label}/{patient}_{n}.png" for patient in ("8863", "8900") for label in ("0", "1")
+          for n in range(2)]
+
+
+def test_images_in_folders_of_folders_need_the_level_of_the_class(layout_of: Any) -> None:
+    with pytest.raises(ConfigError, match=r"data\.class_level to 1 \(8863, 8900\) or 2 \(0, 1\)"):
+        layout_of(NESTED)
+    layout = layout_of(NESTED, class_level=2)
+    assert layout.class_names == ("0", "1")
+    assert layout.images["label"].tolist() == [path.split("/")[1] for path in sorted(NESTED)]
+    assert layout_of(NESTED, class_level=1).class_names == ("8863", "8900")
+    assert layout_of(NESTED, label_source="file_names").class_names == ("8863", "8900")
+
+
+def test_the_level_of_the_class_counts_from_the_folder_of_each_subset(layout_of: Any) -> None:
+    images = [f"data/{subset}/{camera}/{label}/{n}.jpg" for subset in ("train", "val") for camera in ("left", "right")
+              for label in ("ok", "scratch") for n in range(2)]
+    layout = layout_of(images, class_level=2)
+    assert layout.class_names == ("ok", "scratch")
+    assert layout.images["source"].value_counts().to_dict() == {"train": 8, "val": 8}
+    assert layout.images["label"].tolist() == [path.split("/")[3] for path in layout.images["path"]]
+
+
+def test_images_without_a_folder_at_the_level_of_the_class_are_an_error(layout_of: Any) -> None:
+    layout = layout_of([*NESTED, "8863/stray.png"], class_level=2)
+    assert [(finding.kind, finding.path) for finding in layout.findings] == [("unknown_class", "8863/stray.png")]
+    with pytest.raises(ConfigError, match=r"data\.class_level is 3"):
+        layout_of(NESTED, class_level=3)
+
+
+@pytest.mark.parametrize("images", [
+    ["batch_a/ok/CAM_{n}.jpg", "batch_a/bad/CAM_{n}.jpg", "batch_b/ok/USB_{n}.jpg", "batch_b/bad/USB_{n}.jpg"],
+    ["ok/CAM_{n}.jpg", "more/ok/USB_{n}.jpg"],
+])
+def test_prefixes_next_to_folders_that_may_be_classes_need_the_setting(layout_of: Any, images: list[str]) -> None:
+    names = [path.format(n=n) for path in images for n in range(3)]
+    with pytest.raises(ConfigError, match=r"data\.label_source to file_names"):
+        layout_of(names)
+    assert layout_of(names, label_source="file_names").class_names == ("CAM", "USB")
+
+
+def test_prefixes_of_cameras_are_no_classes(layout_of: Any) -> None:
+    with pytest.raises(DataError, match="no labels"):
+        layout_of([f"photos/{camera}_{n:04}.jpg" for camera in ("IMG", "DSC") for n in range(4)])
+
+
+def test_training_folders_of_classes_are_the_classes(layout_of: Any) -> None:
+    images = [f"faces/training_{label}/{prefix}_{n}.jpg" for label, prefix in
+              (("fake", "easy"), ("fake", "hard"), ("real", "real")) for n in range(3)]
+    assert layout_of(images).class_names == ("training_fake", "training_real")
+
+
+def test_a_folder_with_the_same_class_folders_is_a_subset_by_its_name(layout_of: Any) -> None:
+    images = [f"{folder}/{label}/{label}-{n}.tif" for folder in ("NCT-CRC-HE-100K", "CRC-VAL-HE-7K")
+              for label in ("ADI", "LYM", "TUM") for n in range(2)]
+    sources = layout_of(images).images.set_index("path")["source"]
+    assert set(sources[sources.index.str.startswith("CRC")]) == {"val"} and sources.value_counts()["train"] == 6
+
+
+@pytest.mark.parametrize(("images", "masks", "class_names"), [
+    (["{label}/images/{n}.png"], ["{label}/masks/{n}.png"], ("covid", "normal")),
+    (["{label}/{label} ({n}).png"], ["{label}/{label} ({n})_mask.png", "{label}/{label} ({n})_mask_1.png"],
+     ("covid", "normal")),
+    (["images/{label}_{n}.jpg"], ["annotations/trimaps/{label}_{n}.png"], ("covid", "normal")),
+    (["images/{label}_{n}.jpg"], ["masks/{label}_{n}_mask.png"], ("covid", "normal")),
+])
+def test_masks_are_not_used(
+    layout_of: Any, images: list[str], masks: list[str], class_names: tuple[str, ...]
+) -> None:
+    names, of_masks = ([path.format(label=label, n=n) for path in paths for label in class_names for n in range(4)]
+                       for paths in (images, masks))
+    layout = layout_of([*names, *of_masks])
+    assert layout.class_names == class_names and set(layout.images["path"]) == set(names)
+    assert [(finding.kind, finding.path) for finding in layout.findings] == [("ignored_data", min(of_masks))]
+
+
+def test_images_and_their_masks_alone_have_no_labels(layout_of: Any) -> None:
+    with pytest.raises(DataError, match="no labels"):
+        layout_of([f"{folder}/{n}.png" for folder in ("images", "masks") for n in range(4)])
+
+
+@pytest.mark.parametrize("folders", [("with_mask", "without_mask"), ("mask", "no_mask"), ("mask", "bare"),
+                                     ("images/mask", "images/bare")])
+def test_a_class_may_be_called_mask(layout_of: Any, folders: tuple[str, str]) -> None:
+    layout = layout_of([f"{folder}/{n}.png" for folder in folders for n in range(4)])
+    assert len(layout.images) == 8 and layout.findings == ()
+
+
+def test_the_tables_of_batches_name_the_images_in_their_folders(layout_of: Any) -> None:
+    images = [f"batch{batch}/{n}.jpg" for batch in (1, 2) for n in range(4)]
+    tables = {f"batch{batch}/labels.csv": "filename,label\n" + "".join(
+        f"{n}.jpg,{['ok', 'bad'][(n + batch) % 2]}\n" for n in range(4)) for batch in (1, 2)}
+    labels = layout_of(images, tables).images.set_index("path")["label"]
+    assert labels["batch1/0.jpg"] == "bad" and labels["batch2/0.jpg"] == "ok" and len(labels) == 8
+
+
+def test_tables_whose_headers_differ_in_case_are_parts(layout_of: Any) -> None:
+    tables = {f"labels_{year}.csv": f"{header}\n" + "".join(f"{year}_{n}.jpg,{'ab'[n % 2]}\n" for n in range(4))
+              for year, header in ((2023, "filename,label"), (2024, "Filename,Label"))}
+    layout = layout_of([f"images/{year}_{n}.jpg" for year in (2023, 2024) for n in range(4)], tables)
+    assert len(layout.images) == 8 and layout.findings == ()
+
+
+def test_rows_without_a_value_are_not_read(layout_of: Any) -> None:
+    table = "file;class\n" + "".join(f"{n}.jpg;{'ab'[n % 2]}\n" for n in range(4)) + ";\n ; \n"
+    layout = layout_of([f"images/{n}.jpg" for n in range(4)], {"labels.csv": table})
+    assert len(layout.images) == 4 and layout.findings == ()

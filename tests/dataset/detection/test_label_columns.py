@@ -238,7 +238,7 @@ def test_keys_belong_to_the_table_of_the_same_subset(layout_of: Any) -> None:
 def test_other_training_folders_are_not_parts(layout_of: Any) -> None:
     images = [f"{folder}/{n}.jpg" for n in range(3) for folder in (
         "train/cat", "train/dog", "train_masks/cat_mask", "train_masks/dog_mask")]
-    with pytest.raises(ConfigError, match=r"data\.train_folder"):
+    with pytest.raises(DataError, match=r"data\.train_folder"):
         layout_of(images)
     assert layout_of(images, train_folder="train").class_names == ("cat", "dog")
 
