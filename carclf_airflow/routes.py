@@ -83,8 +83,10 @@ def _add_pages(app: FastAPI) -> None:
         return _dag_run_page(app_root_path(request), store, dag_id, run_id_from_dag_run(run_id))
 
     @app.get("/compare", response_class=HTMLResponse)
-    def compare(request: Request, store: PagesStore, a: str, b: str) -> str:
-        return pages.comparison_page(store, app_root_path(request), a, b)
+    def compare(request: Request, store: PagesStore, a: str, b: Annotated[list[str], Query(min_length=1)]) -> str:
+        if len(b) > 1:
+            return pages.several_runs_page(store, app_root_path(request), [a, *b])
+        return pages.comparison_page(store, app_root_path(request), a, b[0])
 
     @app.get("/policy", response_class=HTMLResponse)
     def policy(request: Request) -> str:
@@ -99,6 +101,11 @@ def _add_data(app: FastAPI) -> None:
     @app.get("/data/runs.csv")
     def table(store: PagesStore, query: Annotated[RunQuery, Query()]) -> Response:
         return stored_file_response("runs.csv", runs_as_csv(store, query).encode(errors="backslashreplace"))
+
+    @app.get("/data/compare.csv")
+    def comparison(store: PagesStore, a: str, b: Annotated[list[str], Query(min_length=1)]) -> Response:
+        table = pages.several_runs_table(store, [a, *b])
+        return stored_file_response("comparison.csv", table.encode(errors="backslashreplace"))
 
     @app.get("/data/timeline")
     def timeline(store: PagesStore) -> dict[str, Any]:

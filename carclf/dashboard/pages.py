@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlencode
 
 from carclf.config import load_policy
 from carclf.dashboard.champion_facts import champion_facts
@@ -15,6 +16,7 @@ from carclf.dashboard.run_comparison import compare_runs
 from carclf.dashboard.run_facts import run_facts
 from carclf.dashboard.run_reader import Facts
 from carclf.dashboard.run_view import ProgressLine, live_curves, page_version, progress_lines, run_view
+from carclf.dashboard.several_runs import compare_several, several_as_csv, several_charts
 from carclf.dashboard.templates import render_page, script, style_sheet, vega_bundle
 from carclf.dashboard.timeline import timeline_chart
 from carclf.errors import CarclfError, ConfigError, DataError
@@ -84,6 +86,24 @@ def comparison_page(store: Store, root: str, run_a: str, run_b: str) -> str:
     comparison = compare_runs(store, run_a, run_b)
     differences = class_differences(comparison.classes)
     return render_page("comparison.html", root, comparison=comparison, differences=differences, metrics=METRICS)
+
+
+def several_runs_page(store: Store, root: str, run_ids: Sequence[str]) -> str:
+    """Render the comparison of up to ten runs, the baseline first; ConfigError if they cannot be compared."""
+    comparison = compare_several(store, run_ids)
+    names = [run.row["run"] for run in comparison.runs]
+    baselines = [_compare_query([name, *(other for other in names if other != name)]) for name in names]
+    return render_page("several.html", root, comparison=comparison, charts=several_charts(comparison), metrics=METRICS,
+                       query=baselines[0], baselines=baselines)
+
+
+def _compare_query(run_ids: Sequence[str]) -> str:
+    return urlencode([("a", run_ids[0]), *(("b", run_id) for run_id in run_ids[1:])])
+
+
+def several_runs_table(store: Store, run_ids: Sequence[str]) -> str:
+    """Return the comparison of up to ten runs, the baseline first, as CSV; ConfigError as for the page."""
+    return several_as_csv(compare_several(store, run_ids))
 
 
 def experiment_page(store: Store, root: str, outcome: Mapping[str, Any], *, has_report: bool) -> str:

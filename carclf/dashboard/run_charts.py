@@ -1,7 +1,7 @@
 """The charts of one run and of two compared runs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from carclf.dashboard.charts import Chart, Color, Spec, Values, axis, color_scale, format_cell, layered_spec, tooltip
@@ -12,6 +12,7 @@ from carclf.formatting import format_count, format_value, shorten
 from carclf.metrics import Metric
 
 Point = Mapping[str, Any]
+SERIES_COLORS = (Color.BLUE, Color.ORANGE)
 MAX_BARS = 30  # classes that fit into a bar chart
 UNIT_INTERVAL: Spec = {"scale": {"domain": [0, 1]}}
 CLASS_AXIS: Spec = {"field": "label", "type": "nominal", "sort": None, "title": "class",
@@ -58,13 +59,20 @@ def curves(name: str, points: Sequence[Point], x: str, x_title: str, metric: Met
     return charts
 
 
+def _series_colors(kinds: Sequence[str]) -> Spec:
+    if len(kinds) > len(SERIES_COLORS):
+        return {"field": "kind", "type": "nominal", "scale": {"domain": list(kinds), "scheme": "tableau10"},
+                "legend": {"columns": 5}}
+    return color_scale("kind", dict(zip(kinds, SERIES_COLORS, strict=False)))
+
+
 def _curve_chart(name: str, curve: Curve, values: Values, x_title: str) -> Chart:
     layer: Spec = {
         "mark": {"type": "line", "point": {"size": 22}, "strokeWidth": 2},
         "encoding": {
             "x": axis("x", x_title, axis={"tickMinStep": 1, "format": "~s"}),
             "y": axis("value", axis={"format": curve.form, "tickCount": 5}),
-            "color": color_scale("kind", dict(zip(curve.series.values(), (Color.BLUE, Color.ORANGE), strict=False))),
+            "color": _series_colors(list(curve.series.values())),
             "tooltip": [{"field": "x", "title": x_title, "format": ",.6~g"}, {"field": "kind", "title": curve.title},
                         {"field": "value", "title": "value", "format": ".4~g"}],
         },
@@ -78,6 +86,22 @@ def _curve_chart(name: str, curve: Curve, values: Values, x_title: str) -> Chart
     ]
     spec = layered_spec(curve.title, values, [layer], 190)
     return Chart(name, curve.title, spec, _summarize_curve(values), [x_title, *curve.series.values()], rows)
+
+
+def overlaid_curves(epochs_by_run: Mapping[str, Sequence[Point]], metric: Metric) -> list[Chart]:
+    """Return the curves of fine-tuning of several runs in one chart for each value: metric and losses."""
+    chosen = [Curve("val_metric", f"Validation {metric.label}", {"val_metric": ""}, ".3~g"),
+              Curve("val_loss", "Validation loss", {"val_loss": ""}, ".3~g"),
+              Curve("loss", "Training loss", {"loss": ""}, ".3~g")]
+    charts = []
+    for curve in chosen:
+        series = {run: run for run, epochs in epochs_by_run.items() if any(point.get(curve.name) is not None
+                                                                           for point in epochs)}
+        values: Values = [{"x": point["epoch"], "kind": run, "value": point[curve.name]}
+                          for run in series for point in epochs_by_run[run] if point.get(curve.name) is not None]
+        if values:
+            charts.append(_curve_chart(f"overlaid-{curve.name}", replace(curve, series=series), values, "epoch"))
+    return charts
 
 
 def _summarize_curve(values: Values) -> str:

@@ -3,6 +3,7 @@
 ``common_images.py`` finds those images and runs the paired test.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from carclf.artifacts import Artifact, Evaluation, Metrics, Model, Split
@@ -15,7 +16,7 @@ from carclf.metrics import METRICS
 from carclf.services.storage import Store, format_command
 
 if TYPE_CHECKING:
-    from carclf.dashboard.common_images import EvaluatedRun
+    from carclf.dashboard.common_images import CommonImages, EvaluatedRun
 
 A = TypeVar("A", bound=Artifact)
 NOT_SUBTRACTED = ("weakest_class", "val_accuracy_low", "val_accuracy_high", "val_metric_low", "val_metric_high")
@@ -30,14 +31,10 @@ def compare_runs(store: Store, run_a: str, run_b: str) -> facts.RunComparison:
     if run_a == run_b:
         raise ConfigError(f"Cannot compare the run {run_a!r} with itself. Give two runs: carclf runs compare A B")
     readers = [open_run(store, run) for run in (run_a, run_b)]
-    a, b = (_evaluated_run(reader) for reader in readers)
-    if a.split.metric_name != b.split.metric_name:
-        raise ConfigError(f"Cannot compare the runs {run_a!r} and {run_b!r}: their metrics are {a.split.metric_name} "
-                          f"and {b.split.metric_name}. Repeat one of them with the same data.metric.")
-    from carclf.dashboard.common_images import find_common_images
     from carclf.dashboard.previews import Previews
 
-    common_images = find_common_images(a, b, store)
+    a, b = (_evaluated_run(reader) for reader in readers)
+    common_images = _common_images(readers, a, b)
     paired = common_images.paired()
     preview = Previews(readers)
     changed = [
@@ -53,6 +50,22 @@ def compare_runs(store: Store, run_a: str, run_b: str) -> facts.RunComparison:
         paired=paired, classes=common_images.classes(), changed_predictions=changed,
         num_changed=int((common_images.rows["a"] != common_images.rows["b"]).sum()),
     )
+
+
+def paired_conclusion(reader_a: RunReader, reader_b: RunReader) -> tuple[facts.PairedResult, str, str]:
+    """Return the paired result of two different runs, the conclusion about B and its sentence; errors as above."""
+    paired = _common_images([reader_a, reader_b], _evaluated_run(reader_a), _evaluated_run(reader_b)).paired()
+    return paired, *_conclude(reader_a.run_id, reader_b.run_id, paired)
+
+
+def _common_images(readers: Sequence[RunReader], a: "EvaluatedRun", b: "EvaluatedRun") -> "CommonImages":
+    if a.split.metric_name != b.split.metric_name:
+        raise ConfigError(f"Cannot compare the runs {readers[0].run_id!r} and {readers[1].run_id!r}: their metrics are "
+                          f"{a.split.metric_name} and {b.split.metric_name}. Repeat one of them with the same "
+                          "data.metric.")
+    from carclf.dashboard.common_images import find_common_images
+
+    return find_common_images(a, b, readers[0].store)
 
 
 def _evaluated_run(reader: RunReader) -> "EvaluatedRun":

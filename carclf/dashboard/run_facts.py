@@ -190,7 +190,7 @@ def run_facts(store: Store, run_id: str) -> RunFacts:
     stages = all_stage_facts(reader, settings, live)
     facts = RunFacts(
         run=run_id, store=store.url, row=_row(reader, stages), header=_header(reader, settings), stages=stages,
-        curves={stage: reader.try_section(stage, partial(_epochs, reader, stage), EMPTY) for stage in TRAINING},
+        curves={stage: reader.try_section(stage, partial(read_epochs, reader, stage), EMPTY) for stage in TRAINING},
         data=reader.try_section("data", lambda: _data(reader), None),
         evaluation=reader.try_section("evaluation", lambda: _evaluation(reader), None),
         errors=reader.try_section("errors", lambda: _errors(reader), EMPTY),
@@ -237,7 +237,8 @@ def _header(reader: RunReader, settings: tuple[ChangedSetting, ...]) -> RunHeade
     )
 
 
-def _epochs(reader: RunReader, stage: str) -> tuple[Epoch, ...]:
+def read_epochs(reader: RunReader, stage: str) -> tuple[Epoch, ...]:
+    """Return the rows of a stage's ``history.csv``, with epochs from 1; empty if it has none."""
     text = (reader.read_file(stage, "history.csv") or b"").decode()
     epochs: list[Epoch] = [
         {name: finite_number(float(value)) if value else None for name, value in row.items()}

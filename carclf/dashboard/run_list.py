@@ -73,11 +73,11 @@ def runs_as_csv(store: Store, query: RunQuery) -> str:
     writer = csv.writer(text, lineterminator="\r\n")
     writer.writerow(CSV_COLUMNS)
     for row in filter_and_sort(mark_stale_runs(store, list_runs(store)), query):
-        writer.writerow(_csv_cell(row[name]) for name in CSV_COLUMNS)
+        writer.writerow(csv_cell(row[name]) for name in CSV_COLUMNS)
     return text.getvalue()
 
 
-def _csv_cell(value: Any) -> str:
+def csv_cell(value: Any) -> str:
     """Return the cell's text. A leading quote keeps a spreadsheet from evaluating text that starts like a formula."""
     text = "" if value is None else str(value)
     return f"'{text}" if isinstance(value, str) and text.startswith(FORMULA_PREFIXES) else text

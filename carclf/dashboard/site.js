@@ -3,6 +3,7 @@
 "use strict";
 (() => {
   const SECONDS_ACTIVE = 3, SECONDS_IDLE = 15, SECONDS_AUTO_REFRESH = 5;
+  const MAX_SELECTED = 10; // runs to compare, as several_runs.py
   const views = new Map(); // vega-embed results by the id of the figure
 
   // Airflow stores its theme as a class of its root element and in localStorage. Without a stored theme, the browser's applies.
@@ -205,11 +206,14 @@
       const value = parameters.get(name);
       query[name] = name === "offset" ? Number(value) || 0 : name === "descending" ? value === "true" : value;
     }
-    for (const name of ["a", "b"]) if (parameters.get(name)) selected.push(parameters.get(name));
+    for (const name of ["a", "b"]) selected.push(...parameters.getAll(name).filter(Boolean).slice(0, MAX_SELECTED));
   }
   function queryString(more = {}) {
     return new URLSearchParams(Object.entries({...query, ...more})
       .filter(([name, value]) => value !== "" && value !== DEFAULT_QUERY[name]).map(([name, value]) => [name, String(value)]));
+  }
+  function selectedQuery() {
+    return new URLSearchParams(selected.map((run, index) => [index ? "b" : "a", run]));
   }
   async function loadRuns() {
     const id = ++requestId, table = document.getElementById("runs-table");
@@ -219,7 +223,7 @@
       if (id !== requestId) return; // a later request is pending
       if (query.offset && !page.rows.length) { query.offset = 0; return void loadRuns(); }
       showRuns(page);
-      history.replaceState(null, "", `?${queryString(Object.fromEntries(selected.map((run, index) => ["ab"[index], run])))}`);
+      history.replaceState(null, "", `?${[queryString(), selectedQuery()].filter((part) => String(part)).join("&")}`);
     } catch (error) {
       document.getElementById("status").textContent = `The runs cannot be loaded: ${error.message}`;
     } finally {
@@ -281,20 +285,20 @@
   }
   function selectRun(run, isSelected) {
     if (isSelected) selected.push(run); else selected.splice(selected.indexOf(run), 1);
-    if (selected.length > 2) selected.shift();
+    if (selected.length > MAX_SELECTED) selected.shift();
     for (const box of document.querySelectorAll("#runs-table tbody input")) box.checked = selected.includes(box.dataset.run);
     showSelection();
   }
   function showSelection() {
     const link = document.getElementById("compare");
-    if (selected.length === 2) {
-      link.href = `${root()}/compare?${new URLSearchParams({a: selected[0], b: selected[1]})}`;
+    if (selected.length > 1) {
+      link.href = `${root()}/compare?${selectedQuery()}`;
       link.removeAttribute("aria-disabled");
-      link.textContent = "Compare the two runs";
+      link.textContent = `Compare the ${selected.length} runs`;
     } else {
       link.removeAttribute("href");
       link.setAttribute("aria-disabled", "true");
-      link.textContent = selected.length ? "Select one more run to compare" : "Select two runs to compare";
+      link.textContent = selected.length ? "Select another run to compare" : "Select runs to compare";
     }
   }
   function addListeners() {

@@ -480,3 +480,17 @@ def test_two_different_runs_can_be_compared(store: Store, viewer: TestClient) ->
     assert "<bdi>seed</bdi>" in page
     assert "num_changed" not in page
     assert viewer.get("/compare?a=a&b=a", headers=HTML).status_code == 404
+
+
+def test_up_to_ten_runs_can_be_compared_with_a_baseline(store: Store, viewer: TestClient) -> None:
+    for name, num_wrong in (("a", 9), ("b2", 2), ("ccc", 4)):
+        record_run(store, name, range(num_wrong))
+    page = viewer.get("/compare?a=a&b=b2&b=ccc", headers=HTML).text
+    assert "Comparison of 3 runs" in page and 'href="/carclf/compare?a=b2&amp;b=a&amp;b=ccc"' in page
+    table = viewer.get("/data/compare.csv?a=a&b=b2&b=ccc")
+    assert table.headers["content-disposition"].startswith("attachment")
+    assert [line.split(",")[0] for line in table.text.splitlines()] == ["run", "a", "b2", "ccc"]
+    eleven = "&".join(f"b={n}" for n in range(11))
+    for path in (f"/compare?a=a&{eleven}", "/compare?a=a&b=none&b=b2", f"/data/compare.csv?a=a&{eleven}"):
+        assert viewer.get(path, headers=HTML).status_code == 404
+    assert viewer.get("/compare?a=a", headers=HTML).status_code == 422
