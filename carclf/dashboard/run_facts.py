@@ -9,7 +9,7 @@ from typing import Any
 from carclf.artifacts import File
 from carclf.champion import champion_event
 from carclf.dashboard.run_reader import AUDIT, Facts, Problem, RunReader, open_run
-from carclf.dashboard.stage_facts import ChangedSetting, StageFacts, all_stage_facts, changed_settings
+from carclf.dashboard.stage_facts import ChangedSetting, StageFacts, all_stage_facts, changed_settings, new_run_command
 from carclf.formatting import finite_number
 from carclf.reports.evaluation_report import class_rows
 from carclf.runs.index import TRAINING, Row
@@ -33,7 +33,10 @@ Epoch = dict[str, float | None]  # a row of history.csv: epoch (from 1), loss, a
 
 
 class RunHeader(Facts):
-    """The origin of a run. ``members`` are the runs of an ensemble; ``settings`` differ from the recipe's."""
+    """The origin of a run. ``members`` are the runs of an ensemble; ``settings`` differ from the recipe's.
+
+    ``command`` starts another run with the same settings; "" for an ensemble.
+    """
 
     recipe: str
     created: str
@@ -42,6 +45,7 @@ class RunHeader(Facts):
     gpu: str
     members: tuple[str, ...]
     settings: tuple[ChangedSetting, ...]
+    command: str
 
 
 class DataFinding(Facts):
@@ -234,6 +238,7 @@ def _header(reader: RunReader, settings: tuple[ChangedSetting, ...]) -> RunHeade
     return RunHeader(
         recipe=record.get("recipe", ""), created=record.get("created", ""), versions=record.get("versions", {}),
         machine=machine, gpu=next(filter(None, gpus), ""), members=record.get("members", ()), settings=settings,
+        command=new_run_command(reader, settings),
     )
 
 

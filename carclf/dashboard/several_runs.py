@@ -28,7 +28,7 @@ class ComparedRun(Facts):
     """A run's row of the index, and its comparison with the baseline.
 
     ``letter`` is what charts and columns call the run: A is the baseline. ``conclusion`` is about this run: baseline,
-    better, worse, inconclusive or not_comparable; ``summary`` says why.
+    better, worse, inconclusive or not_comparable; ``summary`` has the reason.
     """
 
     letter: str
@@ -56,7 +56,7 @@ class SeveralRuns(Facts):
 def compare_several(store: Store, run_ids: Sequence[str]) -> SeveralRuns:
     """Return what differs between runs, each compared with the first.
 
-    A run that cannot be compared, because it has no evaluation for example, says why.
+    A run that cannot be compared, because it has no evaluation for example, has the reason.
 
     Raises:
         ConfigError: There are fewer than two or more than ten different runs.

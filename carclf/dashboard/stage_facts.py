@@ -102,12 +102,22 @@ def _command(reader: RunReader, stage: str, settings: tuple[ChangedSetting, ...]
         return shlex.join(["carclf", "champion", stage, "--run", reader.run_id, *store, "--override", "REASON"])
     command = ["carclf", stage, "--run", reader.run_id, *store]
     if stage == "download":
-        command += ["--recipe", str(reader.record.get("recipe", ""))]
-        for setting in settings:
-            command += ["--set", f"{setting.name}={_override(setting.value)}"]
+        command += _options(reader, settings)
     if state in ("waiting", "expired"):
         command += ["--approved-by", "NAME"]
     return shlex.join(command)
+
+
+def new_run_command(reader: RunReader, settings: tuple[ChangedSetting, ...]) -> str:
+    """Return the command that starts another run with the same recipe and settings; "" for an ensemble."""
+    if reader.record.get("members"):
+        return ""
+    return shlex.join(["carclf", "run", "--store", reader.store.url, *_options(reader, settings)])
+
+
+def _options(reader: RunReader, settings: tuple[ChangedSetting, ...]) -> list[str]:
+    changes = [part for setting in settings for part in ("--set", f"{setting.name}={_override(setting.value)}")]
+    return ["--recipe", str(reader.record.get("recipe", "")), *changes]
 
 
 def _override(value: Any) -> str:

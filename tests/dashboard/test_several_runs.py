@@ -39,7 +39,7 @@ def test_each_run_is_compared_with_the_first(store: Store) -> None:
     assert b.paired == compare_runs(store, "a", "b").paired and c.paired == compare_runs(store, "a", "c").paired
 
 
-def test_runs_that_cannot_be_compared_say_why(store: Store) -> None:
+def test_runs_that_cannot_be_compared_have_the_reason(store: Store) -> None:
     _, d, e = compare_several(store, ["a", "d", "e"]).runs
     assert {d.conclusion, e.conclusion} == {"not_comparable"} and d.paired is e.paired is None
     assert "log_loss" in d.summary and "has not run yet" in e.summary

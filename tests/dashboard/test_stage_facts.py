@@ -44,6 +44,9 @@ def test_the_download_command_repeats_the_changed_settings(store: Store) -> None
     assert stages(store)["download"].command == (
         f"carclf download --run r --store {store.url} --recipe demo --set seed=3 --set data.source=my-cars "
         "--set evaluate.zooms=1,1.2")
+    assert run_facts(store, "r").header.command == (
+        f"carclf run --store {store.url} --recipe demo --set seed=3 --set data.source=my-cars "
+        "--set evaluate.zooms=1,1.2")
 
 
 def test_a_string_that_reads_as_a_number_is_quoted_in_the_command(store: Store) -> None:
