@@ -83,7 +83,8 @@ class ApprovalQuestion(HITLOperator):  # type: ignore[misc]  # Airflow is not ty
 
 def ask(subject: Any, body: Any) -> HITLOperator:
     """Add the task that asks the question and waits for the response without occupying a slot."""
-    note = Param("", type="string", maxLength=MAX_NOTE_CHARS, title="Note", description="For the champion's history.")
+    note = Param(None, type=["string", "null"], maxLength=MAX_NOTE_CHARS, title="Note",
+                 description="For the champion's history.")
     return ApprovalQuestion(
         task_id="ask", subject=subject, body=body, options=[ApprovalOperator.APPROVE, ApprovalOperator.REJECT],
         defaults=ApprovalOperator.REJECT, params={"note": note}, response_timeout=timedelta(hours=TIMEOUT_HOURS),

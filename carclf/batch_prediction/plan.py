@@ -88,11 +88,13 @@ def _find_new(folder: BatchFolder, source: ListedSource) -> "tuple[pd.DataFrame,
 
 def _list_images(source: ListedSource) -> pd.DataFrame:
     """Return path, num_bytes and version of the images, sorted by path."""
-    listing = list_source(source)
+    listing = list_source(source, may_be_empty=True)  # an inbox is often empty
     for path, reason in listing.ignored.items():
         if reason:
             log.warning("predictions: ignored path=%s: %s", path, reason)
     images = [entry for entry in listing.entries if _may_be_image(entry.path)]
+    if not images:
+        log.warning("predictions: there are no images in %s (%s)", source.name, source.setting)
     return pd.DataFrame(images, columns=Entry._fields).astype({"path": str, "num_bytes": "int64", "version": str})
 
 

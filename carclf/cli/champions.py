@@ -112,6 +112,8 @@ def promote(
     """Apply the gate to a run's model, with your approval, and promote the model if it passes."""
     if override is not None and not is_visible(override):
         raise ConfigError("--override needs a reason. It is stored in the champion's history.")
+    if override and not is_visible(by):
+        raise ConfigError("--override needs your name for the champion's history. USER is not set: give it with --by.")
     current = load_run(run, require_store(store_url))
     promotion = PromotionOptions(approved_by=by, override_reason=(override or "").strip(), note=note.strip(),
                                  shown_decision=shown_decision(current))
@@ -122,7 +124,7 @@ def promote(
     if decided.metrics["decision"] == "rejected":
         raise QualityError(f"{reason}. To promote the model anyway: --override REASON")
     if decided.waiting:
-        raise ConfigError(decided.summary)
+        raise ConfigError(f"{decided.summary}. Give your name with --by: it is unknown, because USER is not set.")
     model = current.artifact(Model, "fine_tune").key
     champion = _require_state(current.store)["champion"]["model"]
     if model != champion:

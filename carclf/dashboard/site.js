@@ -215,6 +215,9 @@
   function selectedQuery() {
     return new URLSearchParams(selected.map((run, index) => [index ? "b" : "a", run]));
   }
+  function updateUrl() {
+    history.replaceState(null, "", `?${[queryString(), selectedQuery()].filter((part) => String(part)).join("&")}`);
+  }
   async function loadRuns() {
     const id = ++requestId, table = document.getElementById("runs-table");
     table.setAttribute("aria-busy", "true");
@@ -223,7 +226,7 @@
       if (id !== requestId) return; // a later request is pending
       if (query.offset && !page.rows.length) { query.offset = 0; return void loadRuns(); }
       showRuns(page);
-      history.replaceState(null, "", `?${[queryString(), selectedQuery()].filter((part) => String(part)).join("&")}`);
+      updateUrl();
     } catch (error) {
       document.getElementById("status").textContent = `The runs cannot be loaded: ${error.message}`;
     } finally {
@@ -288,6 +291,7 @@
     if (selected.length > MAX_SELECTED) selected.shift();
     for (const box of document.querySelectorAll("#runs-table tbody input")) box.checked = selected.includes(box.dataset.run);
     showSelection();
+    updateUrl();
   }
   function showSelection() {
     const link = document.getElementById("compare");

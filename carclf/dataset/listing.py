@@ -62,11 +62,11 @@ class ListedSource(Protocol):
         """
 
 
-def list_source(source: ListedSource) -> Listing:
+def list_source(source: ListedSource, *, may_be_empty: bool = False) -> Listing:
     """List the files, without hidden ones and those of file managers.
 
-    Raises DataError that names the setting if there is none, or if a name cannot be used on every system, also next to
-    another one.
+    Raises DataError that names the setting if there is none, unless it ``may_be_empty``, or if a name cannot be used on
+    every system, also next to another one.
     """
     entries: list[Entry] = []
     folders: list[str] = []
@@ -84,7 +84,7 @@ def list_source(source: ListedSource) -> Listing:
             entries.append(entry)
         else:
             ignored[entry.path] = ""
-    if not entries:
+    if not (entries or may_be_empty):
         content = f"only {min(ignored)} and the like" if ignored else "no files"
         raise DataError(f"{source.setting}: {source.name} contains {content}. Set a folder or prefix with images, "
                         "tables or archives.")

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from carclf.config import deployment_settings, load_config, parse_override
+from carclf.config import deployment_settings, load_config, load_policy, parse_override
 from carclf.dataset.archives import IGNORED_FILES, extract, write_archive
 from carclf.dataset.detection.result import Layout, SubmissionFormat
 from carclf.dataset.layout import is_in_junk_folder, is_junk_file
@@ -106,7 +106,8 @@ def _detect(files: Path, slug: str) -> Layout:
     from carclf.dataset.detection.detect import detect
 
     settings = deployment_settings([f"data.source={slug}"])
-    return detect(files, load_config("gpu", dict(map(parse_override, settings))))
+    recipe = load_policy().default_recipe("gpu")  # of the settings, only those about the data matter
+    return detect(files, load_config(recipe, dict(map(parse_override, settings))))
 
 
 def _read_competition(layout: Layout, folder: Path, archive: Path, truth: Path | None) -> Competition:

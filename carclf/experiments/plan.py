@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from carclf.config import RECIPES, Config, build_config, load_config
+from carclf.config import RECIPES, Config, build_config, load_config, load_policy
 from carclf.errors import ConfigError, DataError, NotFoundError
 from carclf.experiments.ablations import ENSEMBLE
 from carclf.experiments.variants import BASELINE, COMPARED_SECTIONS, Changes, parse_recipes
@@ -115,7 +115,7 @@ def make_plan(
         raise ConfigError(f"Invalid experiment name {experiment!r}: use letters, digits and ._- only.")
     if recipe not in RECIPES:
         raise ConfigError(f"Unknown recipe {recipe!r}. The recipes are {', '.join(RECIPES)}.")
-    parsed, ensemble = parse_recipes(recipe, recipes)
+    parsed, ensemble = parse_recipes(recipe, recipes, load_policy().allowed_recipes())
     parsed += (proposed or {}).items()
     names = [BASELINE, *(name for name, _ in parsed)]
     if repeated := sorted({name for name in names if names.count(name) > 1}):

@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from carclf.config import RECIPES, iter_settings, parse_override
@@ -44,15 +44,18 @@ def split_words(text: str) -> list[str]:
         raise ConfigError(f"Cannot parse {text!r}: {error}. Close the quotation mark or remove it.") from error
 
 
-def parse_recipes(baseline: str, lines: Sequence[str]) -> tuple[list[tuple[str, Changes]], list[str]]:
+def parse_recipes(
+    baseline: str, lines: Sequence[str], allowed: Collection[str] = tuple(RECIPES)
+) -> tuple[list[tuple[str, Changes]], list[str]]:
     """Parse the lines of an experiment; return its recipes in order, and the members of the ensemble, if any.
 
-    A line may refer to ablations, to the recipes of carclf, and to the recipes of earlier lines. Raise ConfigError if a
-    line is invalid, or if there are two ensembles.
+    A line may refer to ablations, to the recipes of carclf that are ``allowed``, and to the recipes of earlier lines.
+    Raise ConfigError if a line is invalid, or if there are two ensembles.
     """
     recipes: list[tuple[str, Changes]] = []
     ensembles: list[list[str]] = []
-    available = _recipes_relative_to(baseline) | ABLATIONS
+    known = _recipes_relative_to(baseline)
+    available = {name: known[name] for name in known if name in allowed} | ABLATIONS
     for line in lines:
         words = split_words(line)
         if words[:1] == [ENSEMBLE]:

@@ -69,7 +69,10 @@ def threshold(evidence: Evidence) -> RuleResult:
 
 
 def champion(evidence: Evidence) -> RuleResult:
-    """By ``gate.champion_rule``, the candidate must be significantly better or not significantly worse."""
+    """By ``gate.champion_rule``, the candidate must be significantly better or not significantly worse.
+
+    If the champion was trained on more than half of the images, the candidate must not be worse at all.
+    """
     comparison, gate = evidence.comparison, evidence.gate
     limit = gate.significance
     if gate.champion_rule == "off":
@@ -83,7 +86,18 @@ def champion(evidence: Evidence) -> RuleResult:
         detail = _explain_no_images(comparison)
         return RuleResult("champion", None, limit, False, "cannot be compared with the champion", detail)
     passed = p_value <= limit if must_be_better else p_value > limit
-    return RuleResult("champion", p_value, limit, passed, _summarize(comparison, limit), _describe(comparison))
+    summary = _summarize(comparison, limit)
+    if passed and _is_worse_on_few(comparison):
+        passed = False
+        summary = (f"worse than the champion on the {comparison.num_images} images that can be compared, of "
+                   f"{comparison.num_images + comparison.num_trained_on}")
+    return RuleResult("champion", p_value, limit, passed, summary, _describe(comparison))
+
+
+def _is_worse_on_few(comparison: ChampionComparison) -> bool:
+    """Return True if the candidate is worse and the champion was trained on most images: few images prove nothing."""
+    return comparison.num_trained_on > comparison.num_images and METRICS[comparison.metric].is_better(
+        0, comparison.difference or 0)
 
 
 def class_floor(evidence: Evidence) -> RuleResult:

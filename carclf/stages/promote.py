@@ -33,7 +33,7 @@ from carclf.metrics import METRICS
 from carclf.progress import log
 from carclf.services.storage import Store, format_command
 
-VERSION = 8
+VERSION = 9
 # These settings affect a promotion's consequences, not whether the candidate passes.
 EXCLUDED_GATE_SETTINGS = frozenset({"threshold", "max_log_loss", "raise_threshold", "approval"})
 

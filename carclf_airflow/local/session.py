@@ -24,8 +24,12 @@ def state_folder() -> Path:
 
 
 def stage_environment(store: str) -> dict[str, str]:
-    """Return this process's environment, without Airflow's variables, for the stages that use the store."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+    """Return this process's environment for the stages that use the store.
+
+    Airflow's variables belong to another Airflow, except for those of OpenLineage.
+    """
+    environment = {name: value for name, value in os.environ.items()
+                   if not name.startswith("AIRFLOW") or name.startswith("AIRFLOW__OPENLINEAGE__")}
     # LocalExecutor ignores queues, so this limits the trainings to what the machine can hold.
     environment.setdefault(PARALLELISM, "1" if list_gpus() else "2")
     return environment | {"CARCLF_STORE": store, "PYTHONPATH": str(REPOSITORY_ROOT)}

@@ -131,6 +131,15 @@ def test_each_image_has_one_row_with_calibrated_probabilities(store: Store, imag
     assert rows["probability"][0] == pytest.approx(weight / (weight + 2), abs=1e-4)
 
 
+def test_a_source_without_images_yet_plans_nothing_and_warns(
+    store: Store, folder_images: Images, caplog: pytest.LogCaptureFixture
+) -> None:
+    Path(folder_images.url).mkdir(exist_ok=True)
+    plan = plan_images(store, folder_images)
+    assert (plan.shards, plan.num_listed, plan.num_new) == ([], 0, 0)
+    assert "there are no images" in caplog.text
+
+
 def test_only_new_and_changed_images_are_predicted_again(store: Store, images: Images) -> None:
     images.add(range(6))
     predict_images(store, images, plan_images(store, images).shards)

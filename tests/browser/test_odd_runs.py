@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from browser_pages import TIMEOUT_MS
+from gate_candidates import build_candidate, build_split
 from playwright.sync_api import Browser, Page
-from recorded_runs import record_attempt
+from recorded_runs import record_attempt, record_candidate
 
 from carclf.config import load_config
 from carclf.runs.index import rebuild_index
@@ -133,3 +134,28 @@ def test_a_page_reports_that_it_cannot_be_updated(store: Store, serve: Serve, br
             page.goto(f"{url}/runs/run")
             page.locator("h1").wait_for()
         page.get_by_text("Not up to date since").wait_for()
+
+
+def test_three_runs_are_selected_and_compared_with_the_first(
+    store: Store, serve: Serve, browser: Browser, screenshots: Path
+) -> None:
+    split = build_split(store)
+    for name, num_wrong in (("a", 20), ("b", 2), ("c", 10)):
+        record_candidate(store, name, build_candidate(store, name, range(num_wrong), split=split))
+    with serve(store.url) as url, open_page(browser) as page:
+        page.goto(url)
+        for name in ("c", "a", "b"):
+            page.get_by_label(f"Compare {name}", exact=True).check()
+        page.wait_for_url("**/?a=c&b=a&b=b")  # the selection is kept when the page is shared or loaded again
+        page.reload()
+        page.get_by_role("link", name="Compare the 3 runs").click()
+        page.get_by_role("heading", name="Comparison of 3 runs").wait_for()
+        rows = page.locator("#several tbody tr")
+        assert [rows.nth(n).locator("td").nth(5).text_content().split(":")[0].strip() for n in range(3)] == [
+            "baseline", "worse", "better"]
+        page.get_by_role("link", name="use as baseline").first.click()
+        page.wait_for_url("**/compare?a=a&b=c&b=b")
+        with page.expect_download() as download:
+            page.get_by_text("Download as CSV").click()
+        assert [row["run"] for row in csv.DictReader(download.value.path().open())] == ["a", "c", "b"]
+        page.screenshot(path=screenshots / "several.png")

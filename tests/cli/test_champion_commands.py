@@ -130,6 +130,12 @@ def test_an_override_without_a_reason_raises_config_error(store: Store, reason: 
         carclf(store, "champion", "promote", "--run", "weak", "--override", reason)
 
 
+def test_an_override_needs_the_name_of_the_person(store: Store) -> None:
+    evaluated_run(store, "weak", range(30))
+    with pytest.raises(ConfigError, match="--by"):
+        carclf(store, "champion", "promote", "--run", "weak", "--override", "the season ends", "--by", "")
+
+
 @pytest.mark.parametrize("option", ["--approved-by", "--declined-by"])
 def test_a_person_needs_a_name_with_visible_characters(store: Store, option: str) -> None:
     evaluated_run(store, "r1", [0])

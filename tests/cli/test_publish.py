@@ -275,6 +275,12 @@ class TestFolder:
         with pytest.raises(ConfigError, match=r"CARCLF_PUBLISH_FOLDER.*in the store"):
             publish(store, "folder")
 
+    @pytest.mark.parametrize("folder", ["s3:/models", "https://bucket/models", "S3://models"])
+    def test_a_mistyped_url_is_not_a_folder(self, store: Store, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("CARCLF_PUBLISH_FOLDER", folder)
+        with pytest.raises(ConfigError, match=r"CARCLF_PUBLISH_FOLDER.*s3://bucket/prefix"):
+            publish(store, "folder")
+
     def test_an_unknown_format_names_the_variable(
         self, store: Store, target: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -41,6 +41,15 @@ def test_a_line_may_name_another_recipe_of_carclf():
     assert plan.recipes["half"] == plan.recipes["notebook"] | {"fine_tune.epochs": 4}
 
 
+@pytest.mark.parametrize("line", ["cpu", "mine cpu", "mine cpu fine_tune.epochs=2"])
+def test_a_line_may_not_name_a_recipe_that_the_policy_does_not_allow(line, tmp_path, monkeypatch):
+    (tmp_path / "policy.toml").write_text('[allowed]\nrecipes = ["demo", "cpu-fast"]\n')
+    monkeypatch.setenv("CARCLF_POLICY", str(tmp_path / "policy.toml"))
+    with pytest.raises(ConfigError, match="Unknown recipe 'cpu'"):
+        make_plan("one", "demo", [line])
+    assert make_plan("one", "demo", ["cpu-fast"]).recipes["cpu-fast"]
+
+
 @pytest.mark.parametrize("baseline", ["cpu-fast", "baseline-xception"])
 def test_settings_that_a_line_resets_follow_its_backbone(baseline):
     backbone = "model.backbone=ConvNeXtTiny"

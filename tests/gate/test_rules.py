@@ -175,6 +175,17 @@ def test_the_champion_rule_fails_without_images_to_compare(champion_rule: Any) -
     assert "gate.champion_rule=off" in rules["champion"].detail
 
 
+@pytest.mark.parametrize(("candidate_only", "champion_only", "num_trained_on", "names"), [
+    (0, 2, 91, ["champion"]), (2, 2, 91, []), (2, 0, 91, []), (0, 2, 13, []),
+])
+def test_a_candidate_that_is_worse_on_few_comparable_images_fails(
+    candidate_only: int, champion_only: int, num_trained_on: int, names: list[str]
+) -> None:
+    rules = apply_rules(comparison=compare(13, candidate_only, champion_only, num_trained_on=num_trained_on))
+    assert failed(rules) == names
+    assert ("of 104" in rules["champion"].summary) is bool(names)
+
+
 def test_without_a_champion_or_with_the_rule_off_the_rule_passes() -> None:
     first = apply_rules(comparison=None)
     off = apply_rules(comparison=WORSE, gate=Gate(champion_rule="off"))

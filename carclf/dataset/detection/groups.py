@@ -6,10 +6,11 @@ from collections.abc import Sequence
 import pandas as pd
 
 from carclf.dataset.detection.ids import Joined
-from carclf.dataset.detection.result import Detection
+from carclf.dataset.detection.result import Detection, class_key
 from carclf.errors import ConfigError
 from carclf.formatting import format_count
 
+MIN_CLASSES = 0.5  # of the images, whose folder is their class: siteA/ok and siteB/ok are no groups
 _NAME = re.compile("(?:(?:.+_)?(?:patient|subject|driver)|person|user|location|site|sequence|seq|session|group)"
                    "(?:_?(?:id|no|nr|num|number|code|key|name))?")  # of a column, in lower case, with _ between words
 
@@ -96,7 +97,8 @@ def _groups_of_names(
     if names.notna().all() and len(names) and _is_useful(names, images["label"]):
         return names, Detection("groups", "file name before _left and _right", format_count(names.nunique(), "group"))
     has_paths = any(image_id.count("/") == 1 for table in joined for image_id in list(table.match.rows)[:1])
-    if has_paths and _is_useful(images["subfolder"], images["label"]):
+    are_classes = images["subfolder"].str.split("/").str[-1].map(class_key) == images["label"].map(class_key)
+    if has_paths and are_classes.mean() < MIN_CLASSES and _is_useful(images["subfolder"], images["label"]):
         num_folders = format_count(images["subfolder"].nunique(), "folder")
         return images["subfolder"], Detection("groups", "folder", f"the ids have {num_folders}")
     return None

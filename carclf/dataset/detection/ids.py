@@ -156,7 +156,15 @@ class ImageNames:
         following = [(path, stems[bisect_left(self._stems[depth], path)]) for path in sampled]
         suffixes = {stem[len(path):] if stem.startswith(path) else "" for path, stem in following}
         suffix = suffixes.pop() if len(suffixes) == 1 else ""
-        return "{id}" if suffix[:1].isalnum() else f"{{id}}{suffix}"
+        is_number = suffix[-1:].isdigit() and any(self._has_others(path, suffix, depth) for path in sampled)
+        return "{id}" if suffix[:1].isalnum() or is_number else f"{{id}}{suffix}"
+
+    def _has_others(self, path: str, suffix: str, depth: int) -> bool:
+        """Return True if several images have the id and a number: patient_1_1 and patient_1_2."""
+        stems = self._stems[depth]
+        start = path + suffix.rstrip("0123456789")
+        first = bisect_left(stems, start)
+        return first + 1 < len(stems) and stems[first + 1].startswith(start)
 
 
 def _variants(ids: Sequence[str], form: str) -> Iterator[dict[str, str]]:

@@ -19,6 +19,7 @@ MAX_PREFIXES = 200
 MAX_PARTS = 20
 MIN_COMMON = 0.5  # fraction of the class folders that are classes of the table
 _PREFIXES = (r"^(.+?)(?:[._-]+[0-9]+)+\.[^.]+$", r"^([^._-]+)[._-].*[._-]")  # of file names: before numbers, first word
+_NUMBERED_CLASS = re.compile("class|label|categor|grade|stage|level|type|degree|score", re.IGNORECASE)
 _CAMERA = re.compile("(im|img|image|dscn?|dscf|p|pic|photo|pxl|gopr|mvi|vid|scan|screenshot|frame|file)s?",
                      re.IGNORECASE)  # prefixes of names that cameras and programs write
 _OTHER_TABLES = (".mat", ".xlsx", ".xls", ".ods", ".parquet", ".feather")
@@ -63,6 +64,20 @@ def are_parts(names: Collection[str]) -> bool:
     """Return True if the names of folders may be those of parts of the images, such as part_1 and part_2."""
     stems = {re.sub("[0-9]+", "", name) for name in names if name}
     return len(stems) == 1 and any(map(str.isalpha, min(stems))) and len(names) <= MAX_PARTS
+
+
+def require_no_prefixes(images: pd.DataFrame, folders: "pd.Series[str]") -> None:
+    """Raise ConfigError if the class folders may be parts, such as part_1, that all have the same prefixes of names."""
+    names = set(folders) - {""}
+    if not are_parts(names) or _NUMBERED_CLASS.search(min(names)):
+        return
+    prefixes = read_prefixes(images)
+    if prefixes is not None:
+        by_folder = prefixes[folders.index].groupby(folders).agg(frozenset)
+        if by_folder.nunique() == 1:
+            raise ConfigError(f"The classes may be folders, such as {min(names)}, or prefixes of names, such as "
+                              f"{prefixes.min()}, which all of these folders have. Set data.label_source to folders or "
+                              "file_names.")
 
 
 def match_classes(names: set[str], classes: set[str]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from carclf.dataset.detection.label_findings import (
     compare,
     find_missing,
     find_other_lists,
+    find_tables_of_parts,
     find_unjoined,
     find_unlisted,
     find_unread_splits,
@@ -27,6 +28,7 @@ from carclf.dataset.detection.label_folders import (
     match_classes,
     read_class_folders,
     read_prefixes,
+    require_no_prefixes,
     require_single_folder,
     require_single_root,
 )
@@ -119,6 +121,8 @@ def find_labels(evidence: Evidence) -> Labeled:
     findings += find_unread_splits(evidence.others, evidence.lists)
     others = join_tables(evidence.other_lists, evidence.images, evidence.config)
     if setting == "auto":
+        unmatched = [table for table in evidence.tables if table.path not in {table.path for table in joined}]
+        findings += find_tables_of_parts(unmatched, set(labels.values), labels.detection.result)
         findings += check_lists([*lists, *others], labels.values, are_prefixes=labels.detection.result == "file_names")
     # next to a sample submission, test.csv is about its images
     about_labeled = [table for table in [*all_joined, *lists] if table.path in {path for path, _ in columns}
@@ -320,6 +324,8 @@ def _is_table_per_folder(images: pd.DataFrame, tables: Sequence[TableLabels]) ->
 
 def _from_folders(evidence: Evidence, folders: "pd.Series[str]", tables: Sequence[TableLabels]) -> Labels:
     """Return the folders' labels, checked against the tables; or the tables' if the folders are not their classes."""
+    if evidence.config.label_source == "auto" and not (tables or evidence.config.class_level):
+        require_no_prefixes(evidence.images, folders)
     _require_usable(tables, evidence.config, set(folders) - {""})
     values = first_of_each(pd.concat([table.values for table in tables])) if tables else pd.Series(dtype="object")
     values = values[values.index.isin(folders.index[folders != ""])]

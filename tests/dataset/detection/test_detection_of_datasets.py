@@ -422,3 +422,65 @@ def test_rows_without_a_value_are_not_read(layout_of: Any) -> None:
     table = "file;class\n" + "".join(f"{n}.jpg;{'ab'[n % 2]}\n" for n in range(4)) + ";\n ; \n"
     layout = layout_of([f"images/{n}.jpg" for n in range(4)], {"labels.csv": table})
     assert len(layout.images) == 4 and layout.findings == ()
+
+
+PATIENTS = [f"patient_{patient:02}/slice_{n}.png" for patient in range(6) for n in range(2)]
+
+
+@pytest.mark.parametrize("keys", ["patient_{:02}", "scans/patient_{:02}/"])
+def test_a_table_about_numbered_folders_is_a_warning(layout_of: Any, keys: str) -> None:
+    table = "patient,sex,diagnosis\n" + "".join(f"{keys.format(n)},{'mf'[n % 2]},{'ab'[n // 3]}\n" for n in range(6))
+    layout = layout_of(PATIENTS, {"clinical.csv": table})
+    assert [(finding.kind, finding.path) for finding in layout.findings] == [("unmatched_label_table", "clinical.csv")]
+    assert "diagnosis" in layout.findings[0].message
+
+
+def test_a_table_about_classes_with_names_is_no_warning(layout_of: Any) -> None:
+    table = "species,kind\n" + "".join(f"{name},{kind}\n" for name, kind in (
+        ("oak", "deciduous"), ("beech", "deciduous"), ("pine", "conifer")))
+    assert layout_of([f"{name}/{n}.jpg" for name in ("oak", "beech", "pine") for n in range(2)],
+                     {"species.csv": table}).findings == ()
+
+
+def test_a_table_about_patients_does_not_name_their_first_images(layout_of: Any) -> None:
+    images = [f"images/P{patient:03}_{n}.png" for patient in range(6) for n in range(1, 11)]
+    table = "patient_id,age,diagnosis\n" + "".join(f"P{n:03},{40 + n},{'ab'[n // 3]}\n" for n in range(6))
+    layout = layout_of(images, {"patients.csv": table})
+    assert len(layout.images) == 60
+    assert [finding.kind for finding in layout.findings] == ["unmatched_label_table"]
+
+
+def test_folders_of_sites_and_classes_are_no_groups(layout_of: Any) -> None:
+    images = [f"{site}/{label}/{n:03}.jpg" for site in ("siteA", "siteB") for label in ("ok", "ng") for n in range(3)]
+    tables = {f"{site}/labels.csv": "file,label\n" + "".join(
+        f"{label}/{n:03}.jpg,{label}\n" for label in ("ok", "ng") for n in range(3)) for site in ("siteA", "siteB")}
+    layout = layout_of(images, tables)
+    assert len(layout.images) == 12 and set(layout.images["group"]) == {""}
+    assert layout.images["label"].tolist() == [path.split("/")[1] for path in layout.images["path"]]
+
+
+@pytest.mark.parametrize("folder", ["part_{}", "images_00{}", "train/cam{}"])
+def test_parts_that_all_have_the_same_prefixes_need_the_setting(layout_of: Any, folder: str) -> None:
+    images = [f"{folder.format(part)}/{label}_{part}{n}.png" for part in (1, 2, 3) for label in ("glioma", "healthy")
+              for n in range(3)]
+    with pytest.raises(ConfigError, match=r"data\.label_source to folders or file_names"):
+        layout_of(images)
+    assert layout_of(images, label_source="file_names").class_names == ("glioma", "healthy")
+    assert len(layout_of(images, label_source="folders").class_names) == 3
+
+
+@pytest.mark.parametrize("folder", ["grade_{}", "class{}", "{}"])
+def test_numbered_classes_may_have_the_same_prefixes(layout_of: Any, folder: str) -> None:
+    images = [f"{folder.format(number)}/{eye}_{number}{n}.png" for number in (1, 2) for eye in ("near", "far")
+              for n in range(3)]
+    assert len(layout_of(images).class_names) == 2
+
+
+@pytest.mark.parametrize(("image", "mask"), [
+    ("CUB_200_2011/images/{}/{}.jpg", "segmentations/{}/{}.png"), ("{}/images/{}.png", "{}/ground_truth/{}.png"),
+    ("{}/images/{}.png", "{}/GT/{}.png"), ("{}/{}.jpg", "{}/{}_gt.png"), ("images/{}/{}.jpg", "masks/{}/{}.png"),
+])
+def test_masks_in_the_folders_of_the_classes_are_not_used(layout_of: Any, image: str, mask: str) -> None:
+    names, masks = ([path.format(label, n) for label in ("finch", "jay") for n in range(3)] for path in (image, mask))
+    layout = layout_of([*names, *masks])
+    assert layout.class_names == ("finch", "jay") and set(layout.images["path"]) == set(names)
