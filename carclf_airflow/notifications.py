@@ -17,7 +17,7 @@ from carclf.formatting import format_value
 from carclf.metrics import METRICS
 from carclf.runs.record import NOTHING_NEW
 from carclf.stages.chain import STAGES
-from carclf_airflow.ids import CANDIDATE_GROUP, CANDIDATES_TASK, METRICS_KEY, PROMOTE_DAG
+from carclf_airflow.ids import CANDIDATE_GROUP, CANDIDATES_TASK, METRICS_KEY, PROMOTE_DAG, RETRAIN_DAG
 
 TIMEOUT_SECONDS = 20
 MAIL = "mailto:"
@@ -63,6 +63,13 @@ def notification_callbacks(dag_id: str) -> dict[str, Any]:
             "on_failure_callback": partial(send_notifications, dag_id, "failed")}
 
 
+def failure_callback(dag_id: str) -> dict[str, Any]:
+    """Return the callback of a DAG of which only failed runs are reported; errors as above."""
+    callbacks = notification_callbacks(dag_id)
+    callbacks.pop("on_success_callback", None)
+    return callbacks
+
+
 def _target() -> str:
     # Read when it is needed: Airflow may log a callback with its arguments, and the URL may hold a secret.
     return os.environ.get("CARCLF_NOTIFICATION_URL", "")
@@ -85,7 +92,7 @@ def send_notifications(dag_id: str, state: str, context: Mapping[str, Any]) -> N
 
 
 def _results(dag_id: str, state: str, context: Mapping[str, Any]) -> list[Results]:
-    if "ti" not in context:  # the run ended before any of its tasks
+    if "ti" not in context or dag_id not in (RETRAIN_DAG, PROMOTE_DAG):  # or the run ended before any of its tasks
         return [Results(context["run_id"], {}, {})]
     pull = context["ti"].xcom_pull
     if dag_id != PROMOTE_DAG:

@@ -26,6 +26,7 @@ from carclf.experiments.plan import MAX_TRAINING_RUNS
 from carclf_airflow import experiment_steps as steps
 from carclf_airflow.deployment import max_parallel_trainings, task_defaults
 from carclf_airflow.experiment_form import experiment_params
+from carclf_airflow.notifications import failure_callback
 from carclf_airflow.pods import gpu_task_options
 
 NUM_RUNGS = 3  # the most that a plan may have; missing rungs are skipped
@@ -34,6 +35,7 @@ NUM_RUNGS = 3  # the most that a plan may have; missing rungs are skipped
 @dag(
     dag_id="car_experiments", schedule=None, catchup=False, max_active_runs=1, max_active_tasks=MAX_TRAINING_RUNS,
     params=experiment_params(), doc_md=__doc__, tags=["carclf"], default_args=task_defaults(),
+    **failure_callback("car_experiments"),
 )
 def car_experiments():
     """Add the tasks in order."""

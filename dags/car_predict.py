@@ -24,6 +24,7 @@ from airflow.sdk import dag, task
 from carclf_airflow import predict_steps as steps
 from carclf_airflow.deployment import task_defaults
 from carclf_airflow.ids import PREDICT_DAG
+from carclf_airflow.notifications import failure_callback
 from carclf_airflow.pods import gpu_task_options
 from carclf_airflow.predict_form import predict_params, predict_schedule
 
@@ -31,6 +32,7 @@ from carclf_airflow.predict_form import predict_params, predict_schedule
 @dag(
     dag_id=PREDICT_DAG, schedule=predict_schedule(), catchup=False, max_active_runs=1, params=predict_params(),
     doc_md=__doc__, tags=["carclf"], default_args=task_defaults(),
+    **failure_callback(PREDICT_DAG),
 )
 def car_predict():
     """Add the tasks in order."""

@@ -27,12 +27,14 @@ from airflow.sdk import dag, get_current_context, task
 
 from carclf_airflow.assets import CHAMPION
 from carclf_airflow.deployment import poke_seconds, publish_schedule, task_defaults
+from carclf_airflow.notifications import failure_callback
 from carclf_airflow.publishing import poke_target
 
 
 @dag(
     dag_id="car_publish", schedule=publish_schedule(CHAMPION), catchup=False, max_active_runs=1, doc_md=__doc__,
     tags=["carclf"], default_args=task_defaults(),
+    **failure_callback("car_publish"),
 )
 def car_publish():
     """Add a task for each target."""

@@ -50,7 +50,7 @@ CODE = """
         def xcom_pull(task_ids, key="return_value", map_indexes=""):
             return xcoms.get(f"{task_ids} {key} {map_indexes}".strip())
         ti = N(xcom_pull=xcom_pull)
-        dag_id = "car_promote" if "candidates return_value" in xcoms else "car_retrain"
+        dag_id = xcoms.get("dag_id", "car_promote" if "candidates return_value" in xcoms else "car_retrain")
         try:
             notifications.notification_callbacks(dag_id)[f"on_{state}_callback"](
                 {"run_id": "manual__1", "ti": ti, "dag": None, "reason": "task_failure"})
@@ -111,6 +111,13 @@ def test_car_promote_notifies_of_each_candidate_and_of_nothing_if_there_is_none(
     assert webhook.messages[1]["metrics"] == INTERVAL | {"public_score": 0.9}
     assert "(validation log loss 0.5 (95%: 0.4 to 0.61), public score 0.9)" in webhook.messages[1]["text"]
     assert webhook.messages[1]["url"] == f"{BASE_URL}/dags/car_promote/runs/manual__1"
+
+
+def test_a_failed_run_of_another_dag_is_reported(tmp_path: Path, webhook: Webhook) -> None:
+    assert notify(tmp_path, (webhook.url, "failure", {"dag_id": "car_publish"})) == ["sent"]
+    (message,) = webhook.messages
+    assert (message["dag_id"], message["outcome"], message["reason"]) == ("car_publish", "failed", "task_failure")
+    assert message["url"] == f"{BASE_URL}/dags/car_publish/runs/manual__1"
 
 
 def test_a_run_with_nothing_new_is_announced_only_if_it_failed(tmp_path: Path, webhook: Webhook) -> None:
