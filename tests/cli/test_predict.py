@@ -115,7 +115,7 @@ def test_a_model_that_does_not_exist_raises_config_error(store: Store, arguments
 
 
 def test_without_a_champion_a_model_must_be_given(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--run or --model"):
+    with pytest.raises(ConfigError, match="no champion yet"):
         select_model(open_store(str(tmp_path)))
 
 

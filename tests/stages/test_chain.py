@@ -16,6 +16,7 @@ from carclf.artifacts import (
     Prediction,
     Provenance,
     RefittedModel,
+    SoftTargets,
     StageContext,
     Submission,
 )
@@ -28,6 +29,7 @@ from carclf.training.weights import StartingWeights
 
 BASE = {"model.weights": "none", "audit.enabled": False}  # an audit would compute features
 CHANGED_VALUES: dict[str, Any] = {
+    "fine_tune.teacher": 16 * "b",
     "data.source": "other-cars",
     "data.metric": "log_loss",
     "data.label_source": "table",
@@ -60,6 +62,7 @@ CHANGED_VALUES: dict[str, Any] = {
 REQUIRED = {
     "split.fold": {"split.num_folds": 3}, "fine_tune.xla": {"model.deterministic": False},
     "data.source": {"data.class_names": "0=sedan"},  # the default source has class names
+    "fine_tune.teacher": {"fine_tune.teacher": 16 * "a"}, "fine_tune.teacher_weight": {"fine_tune.teacher": 16 * "a"},
 }
 # audit.enabled runs the audit, download.extra_data needs folders (see test_data_stages), and force changes every key.
 UNTESTED = {"audit.enabled", "force", "download.extra_data"}
@@ -99,6 +102,8 @@ def inputs(store: Store, monkeypatch: pytest.MonkeyPatch) -> dict[str, Artifact]
     for stage in ("refit", "submit"):
         monkeypatch.setattr(f"carclf.stages.{stage}.require_promoted", lambda *_: None)
     monkeypatch.setattr(train_head, "starting_weights", StartingWeights)
+    targets = build_artifact(store, SoftTargets, Provenance(1, {}, {}))
+    monkeypatch.setattr("carclf.stages.fine_tune.soft_targets", lambda *_: targets)
     return {
         "download": candidate.archive,
         "validate": dataset,
