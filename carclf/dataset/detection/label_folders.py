@@ -132,7 +132,9 @@ def require_single_folder(images: pd.DataFrame, prefixes: "pd.Series[str]") -> N
     folders = (train["root"] + "/" + train["subfolder"]).str.strip("/")
     if folders.nunique() > 1 and not are_parts(set(folders)):
         example = f"{folders.min() or 'the top one'} and {folders.max()}"
-        setting = _describe_levels(train) or "data.label_source to folders"
+        levels = _describe_levels(train)
+        setting = f"{levels}, or data.train_folder to the folder with the class folders" if levels else (
+            "data.label_source to folders")
         raise ConfigError(f"The classes may be folders, such as {example}, or prefixes of names, such as "
                           f"{prefixes.min()}. For prefixes set data.label_source to file_names, for folders {setting}.")
 
