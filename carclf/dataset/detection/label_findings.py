@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import pandas as pd
 
 from carclf.dataset.detection.given_subsets import SUBSET_COLUMNS, read_roles
+from carclf.dataset.detection.groups import is_group_column
 from carclf.dataset.detection.ids import Joined, first_of_each
 from carclf.dataset.detection.label_tables import TableLabels, are_same_classes
-from carclf.dataset.detection.result import class_key, number_key
+from carclf.dataset.detection.result import number_key
 from carclf.dataset.detection.subset_lists import ID_COLUMN, LABEL_COLUMN, is_split_file
 from carclf.dataset.detection.subsets import role_of
-from carclf.dataset.detection.tables import Table
+from carclf.dataset.detection.tables import Table, is_usual_label
 from carclf.dataset.findings import Finding, describe_missing_images, format_labels
 from carclf.errors import ConfigError, DataError
 from carclf.formatting import format_count, format_list
@@ -61,19 +62,21 @@ def _compare_classes(
 def find_tables_of_parts(tables: Sequence[Table], classes: set[str], source: str) -> list[Finding]:
     """Return the tables about numbered classes, such as patient_01, that may have the classes of the images.
 
-    They have a row for most of the classes, and a column with fewer values, such as diagnosis. ``source`` is where the
-    labels are: folders or file_names, else there are none of these tables.
+    They have a row for most of the classes, and a column with fewer values, such as diagnosis. Numbers alone, such as
+    12, are often classes: then a column must be called like patient or like label. ``source`` is where the labels are:
+    folders or file_names, else there are none of these tables.
     """
-    if source not in ("folders", "file_names") or not all(
-            re.search("[0-9]", name) and re.search("[^0-9]", name) for name in classes - {""}):
+    if source not in ("folders", "file_names") or not all(re.search("[0-9]", name) for name in classes - {""}):
         return []
-    keys = set(map(class_key, classes))
+    are_numbers = all(map(str.isdecimal, classes - {""}))
+    keys = set(map(number_key, classes))
     findings = []
     for table in tables:
         rows = table.rows
         named = [column for column in rows.columns if 2 * len(_last_parts(rows[column]) & keys) > len(keys)]
         others = [column for column in rows.columns if column not in named and 1 < rows[column].nunique() < len(rows)]
-        if named and others:
+        is_usual = any(map(is_group_column, named)) or any(map(is_usual_label, others))
+        if named and others and (is_usual or not are_numbers):
             findings.append(Finding("unmatched_label_table", table.path, (
                 f"The table has rows about the classes, such as {rows[named[0]].iloc[0]}, and is not used. If the "
                 f"classes of the images are in a column of it, such as {others[-1]}, add a table with a row for each "
@@ -82,7 +85,7 @@ def find_tables_of_parts(tables: Sequence[Table], classes: set[str], source: str
 
 
 def _last_parts(values: "pd.Series[str]") -> set[str]:
-    return {class_key(value.rstrip("/").rpartition("/")[2]) for value in values}
+    return {number_key(value.rstrip("/").rpartition("/")[2]) for value in values}
 
 
 def find_unused_lists(lists: Sequence[Table], joined: Sequence[Joined], *, has_sample: bool) -> list[Finding]:

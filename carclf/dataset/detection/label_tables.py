@@ -130,7 +130,8 @@ def _shared_column(table: Joined, best: TableLabels) -> str:
         return ""
     keys = set(map(number_key, best.classes))
     values = set(map(number_key, table.table.rows[columns[0]]))
-    return columns[0] if len(values) > 1 and 2 * len(values & keys) > len(values) else ""
+    may_have_one = table.table.role in ("", "train") and best.rank > 0  # such as a batch that is all ok
+    return columns[0] if (len(values) > 1 or may_have_one) and 2 * len(values & keys) > len(values) else ""
 
 
 def _try_reading(table: Joined, targets: Sequence[str], config: Data) -> Reading:

@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Set
+from collections.abc import Collection, Mapping
 from pathlib import PurePosixPath
 
 MIN_FRACTION = 0.9  # of a folder's images that have the name of an image
@@ -18,17 +18,21 @@ def find_masks(images: Mapping[str, Collection[str]]) -> dict[str, set[str]]:
     """Return the names of the masks by folder, given the names of all image files by folder.
 
     A folder called like masks has masks if most of its files are called like those of folders that are called like
-    images, with the same folders in them: segmentations/cat of images/cat. Next to other folders, it may be a class. A
-    file such as 1_mask.png is the mask of 1.jpg in the same folder.
+    images, with the same folders in them: segmentations/cat of images/cat. Next to other folders, it may be a class,
+    unless several classes have such a pair: shrimp/shrimp GT of shrimp/shrimp. A file such as 1_mask.png is the mask of
+    1.jpg in the same folder.
     """
     stems: dict[str, set[str]] = defaultdict(set)
     for folder, names in images.items():
-        if _below(folder, _MASK_WORDS) is None and (below := _below(folder, _IMAGE_WORDS)) is not None:
+        kind, below = _kind(folder)
+        if kind == "image":
             stems[below].update(map(_stem, names))
+    siblings = _folders_of_siblings(images)
     masks = {}
     for folder, names in images.items():
-        below = _below(folder, _MASK_WORDS)
-        if below is not None and _num_known(names, stems[below]) >= MIN_FRACTION * len(names):
+        kind, below = _kind(folder)
+        known = set(map(_stem, images[siblings[folder]])) if folder in siblings else stems[below]
+        if kind == "mask" and _num_known(names, known) >= MIN_FRACTION * len(names):
             masks[folder] = set(names)
         elif pairs := _masks_next_to_images(names):
             masks[folder] = pairs
@@ -54,8 +58,20 @@ def _stem_of_image(name: str) -> str:
     return match[1] if match else ""
 
 
-def _below(folder: str, words: Set[str]) -> str | None:
-    """Return the path below the last folder whose name has one of the words; None if there is none."""
+def _kind(folder: str) -> tuple[str, str]:
+    """Return mask or image, by the last folder in the path that is called like one, and the path below it."""
     parts = folder.lower().split("/")
-    depths = [depth for depth, part in enumerate(parts, 1) if not words.isdisjoint(re.findall("[a-z]+", part))]
-    return "/".join(parts[depths[-1]:]) if depths else None
+    for depth in range(len(parts), 0, -1):
+        words = set(re.findall("[a-z]+", parts[depth - 1]))
+        if kind := "mask" if words & _MASK_WORDS else "image" if words & _IMAGE_WORDS else "":
+            return kind, "/".join(parts[depth:])
+    return "", ""
+
+
+def _folders_of_siblings(folders: Collection[str]) -> dict[str, str]:
+    """Return the folder of the images of each folder called like it, such as shrimp of shrimp GT.
+
+    A single pair may be two classes: face and face_mask.
+    """
+    pairs = {folder: image for folder in folders if (image := _stem_of_image(folder)) in folders}
+    return pairs if len({folder.rpartition("/")[0] for folder in pairs}) > 1 else {}

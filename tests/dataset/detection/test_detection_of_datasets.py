@@ -484,3 +484,42 @@ def test_masks_in_the_folders_of_the_classes_are_not_used(layout_of: Any, image:
     names, masks = ([path.format(label, n) for label in ("finch", "jay") for n in range(3)] for path in (image, mask))
     layout = layout_of([*names, *masks])
     assert layout.class_names == ("finch", "jay") and set(layout.images["path"]) == set(names)
+
+
+@pytest.mark.parametrize("top", ["Lung Segmentation Data", "labels", "dataset_with_masks", "Images and Masks"])
+def test_masks_are_recognized_below_a_folder_that_is_called_like_masks(layout_of: Any, top: str) -> None:
+    names, masks = ([f"{top}/{label}/{folder}/{n}.png" for label in ("crack", "ok") for n in range(3)]
+                    for folder in ("images", "lung masks"))
+    layout = layout_of([*names, *masks])
+    assert layout.class_names == ("crack", "ok") and set(layout.images["path"]) == set(names)
+
+
+def test_folders_called_like_those_of_the_images_of_several_classes_are_masks(layout_of: Any) -> None:
+    names, masks = ([f"fish/{label}/{label}{suffix}/{n}.png" for label in ("Shrimp", "Trout") for n in range(3)]
+                    for suffix in ("", " GT"))
+    layout = layout_of([*names, *masks])
+    assert layout.class_names == ("Shrimp", "Trout") and set(layout.images["path"]) == set(names)
+
+
+def test_a_single_pair_of_folders_called_like_masks_may_be_two_classes(layout_of: Any) -> None:
+    pair = [f"{label}/{n}.png" for label in ("face", "face_mask") for n in range(3)]
+    assert layout_of(pair).class_names == ("face", "face_mask")
+
+
+@pytest.mark.parametrize(("header", "num_findings"), [
+    ("patient_id,diagnosis", 1), ("PatientID,result", 1), ("id,label", 1), ("id,supercategory", 0)])
+def test_a_table_about_folders_with_numbers_is_a_warning_if_its_columns_are_called_so(
+    layout_of: Any, header: str, num_findings: int
+) -> None:
+    images = [f"{folder:03}/{n}.png" for folder in range(1, 7) for n in range(2)]
+    layout = layout_of(images, {"table.csv": f"{header}\n" + "".join(f"{n},{'ab'[n // 4]}\n" for n in range(1, 7))})
+    assert [finding.kind for finding in layout.findings] == ["unmatched_label_table"] * num_findings
+
+
+@pytest.mark.parametrize("labels", [("ok", "ok ng", "ok ng"), ("ok", "ok ng", "ng")])
+def test_a_batch_may_have_only_one_class(layout_of: Any, labels: tuple[str, ...]) -> None:
+    images = [f"batch_{batch}/{n}.jpg" for batch in range(3) for n in range(4)]
+    tables = {f"batch_{batch}/labels.csv": "filename,label\n" + "".join(
+        f"{n}.jpg,{(names.split() * 4)[n]}\n" for n in range(4)) for batch, names in enumerate(labels)}
+    layout = layout_of(images, tables)
+    assert len(layout.images) == 12 and layout.class_names == ("ng", "ok") and layout.findings == ()
