@@ -18,6 +18,7 @@ from carclf.dashboard import pages
 from carclf.dashboard.run_facts import artifact_file
 from carclf.dashboard.run_list import RunQuery, query_runs, runs_as_csv
 from carclf.dashboard.run_report import current_report
+from carclf.dashboard.several_runs import compare_several, several_as_csv
 from carclf.errors import ConfigError
 from carclf.experiments.plan import find_plan, find_rejection
 from carclf.experiments.results import find_outcome, find_report
@@ -104,7 +105,7 @@ def _add_data(app: FastAPI) -> None:
 
     @app.get("/data/compare.csv")
     def comparison(store: PagesStore, a: str, b: Annotated[list[str], Query(min_length=1)]) -> Response:
-        table = pages.several_runs_table(store, [a, *b])
+        table = several_as_csv(compare_several(store, [a, *b]))
         return stored_file_response("comparison.csv", table.encode(errors="backslashreplace"))
 
     @app.get("/data/timeline")

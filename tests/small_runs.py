@@ -1,8 +1,13 @@
 """Runs of real stages on a few rendered cars, in seconds."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 import pytest
 
 from carclf.config import load_config
+from carclf.demo.rendering import render_competition
 from carclf.evaluation import reload_check
 from carclf.inference.runtimes import LOADERS
 from carclf.runs.run import Run
@@ -15,6 +20,21 @@ SMALL = {
     "validation.min_images_per_class": 5, "validation.max_unusable_fraction": 0.5,
 }
 FOLDS = {"split.num_folds": 2, "evaluate.flip_tta": False}
+
+
+def render_car_folders(folder: Path) -> Path:
+    """Render 80 cars into a folder; return the folder with a folder of images for each class."""
+    render_competition(folder, num_train=80, num_test=10)
+    return folder / "train"
+
+
+@contextmanager
+def evaluation_in_this_process(cache: Path) -> Iterator[None]:
+    """Use a cache of its own, and reload models in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CARCLF_CACHE", str(cache))
+        reload_in_this_process(patch)
+        yield
 
 
 def reload_in_this_process(patch: pytest.MonkeyPatch) -> None:

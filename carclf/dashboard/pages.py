@@ -16,7 +16,7 @@ from carclf.dashboard.run_comparison import compare_runs
 from carclf.dashboard.run_facts import run_facts
 from carclf.dashboard.run_reader import Facts
 from carclf.dashboard.run_view import ProgressLine, live_curves, page_version, progress_lines, run_view
-from carclf.dashboard.several_runs import compare_several, several_as_csv, several_charts
+from carclf.dashboard.several_runs import compare_several, several_charts
 from carclf.dashboard.templates import render_page, script, style_sheet, vega_bundle
 from carclf.dashboard.timeline import timeline_chart
 from carclf.errors import CarclfError, ConfigError, DataError
@@ -99,11 +99,6 @@ def several_runs_page(store: Store, root: str, run_ids: Sequence[str]) -> str:
 
 def _compare_query(run_ids: Sequence[str]) -> str:
     return urlencode([("a", run_ids[0]), *(("b", run_id) for run_id in run_ids[1:])])
-
-
-def several_runs_table(store: Store, run_ids: Sequence[str]) -> str:
-    """Return the comparison of up to ten runs, the baseline first, as CSV; ConfigError as for the page."""
-    return several_as_csv(compare_several(store, run_ids))
 
 
 def experiment_page(store: Store, root: str, outcome: Mapping[str, Any], *, has_report: bool) -> str:

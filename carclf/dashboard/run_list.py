@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -69,15 +69,20 @@ def query_runs(store: Store, query: RunQuery) -> RunPage:
 
 def runs_as_csv(store: Store, query: RunQuery) -> str:
     """Return all matching runs, ignoring offset and limit, as CSV for a spreadsheet. Times are UTC."""
+    rows = filter_and_sort(mark_stale_runs(store, list_runs(store)), query)
+    return to_csv(CSV_COLUMNS, ([row[name] for name in CSV_COLUMNS] for row in rows))
+
+
+def to_csv(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    """Return a table as CSV for a spreadsheet, which evaluates none of its cells."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\r\n")
-    writer.writerow(CSV_COLUMNS)
-    for row in filter_and_sort(mark_stale_runs(store, list_runs(store)), query):
-        writer.writerow(csv_cell(row[name]) for name in CSV_COLUMNS)
+    writer.writerow(header)
+    writer.writerows(map(_csv_cell, row) for row in rows)
     return text.getvalue()
 
 
-def csv_cell(value: Any) -> str:
+def _csv_cell(value: Any) -> str:
     """Return the cell's text. A leading quote keeps a spreadsheet from evaluating text that starts like a formula."""
     text = "" if value is None else str(value)
     return f"'{text}" if isinstance(value, str) and text.startswith(FORMULA_PREFIXES) else text

@@ -1,7 +1,5 @@
 """Compare up to ten runs: each one with the first, the baseline."""
 
-import csv
-import io
 from collections.abc import Sequence
 from string import ascii_uppercase
 from typing import Any
@@ -12,7 +10,7 @@ from carclf.dashboard.comparison_facts import PairedResult
 from carclf.dashboard.run_charts import overlaid_curves
 from carclf.dashboard.run_comparison import paired_conclusion
 from carclf.dashboard.run_facts import EMPTY, Epoch, read_epochs
-from carclf.dashboard.run_list import csv_cell
+from carclf.dashboard.run_list import to_csv
 from carclf.dashboard.run_reader import MALFORMED_DATA_ERRORS, Facts, RunReader, open_run
 from carclf.errors import CarclfError, ConfigError
 from carclf.metrics import METRICS
@@ -22,6 +20,7 @@ from carclf.services.storage import Store
 MAX_RUNS = 10
 COLUMNS = ("run", "recipe", "state", "decision", "metric", "val_metric", "val_metric_low", "val_metric_high",
            "val_accuracy", "public_score", "minutes", "gpu_minutes")
+DIFFERENCE_COLUMNS = ("difference", "low", "high", "p_value", "num_common_images")
 
 
 class ComparedRun(Facts):
@@ -98,15 +97,14 @@ def several_charts(comparison: SeveralRuns) -> list[Chart]:
 
 def several_as_csv(comparison: SeveralRuns) -> str:
     """Return a row for each run, with its difference from the baseline, and the settings that differ, as CSV."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\r\n")
-    differences = ("difference", "low", "high", "p_value", "num_common_images")
-    writer.writerow([*COLUMNS, *differences, *(setting.name for setting in comparison.settings)])
-    for number, run in enumerate(comparison.runs):
-        paired = run.paired
-        low, high = paired.interval if paired and paired.interval else (None, None)
-        of_pair = (paired.difference, low, high, paired.p_value, paired.num_images) if paired else (None,) * 5
-        values = [*(run.row[name] for name in COLUMNS), *of_pair,
-                  *(setting.values[number] for setting in comparison.settings)]
-        writer.writerow(map(csv_cell, values))
-    return text.getvalue()
+    header = [*COLUMNS, *DIFFERENCE_COLUMNS, *(setting.name for setting in comparison.settings)]
+    return to_csv(header, (
+        [*(run.row[name] for name in COLUMNS), *_difference_cells(run.paired),
+         *(setting.values[number] for setting in comparison.settings)]
+        for number, run in enumerate(comparison.runs)))
+
+
+def _difference_cells(paired: PairedResult | None) -> tuple[float | None, ...]:
+    if paired is None:
+        return (None,) * len(DIFFERENCE_COLUMNS)
+    return (paired.difference, *(paired.interval or (None, None)), paired.p_value, paired.num_images)

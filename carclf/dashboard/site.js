@@ -206,7 +206,7 @@
       const value = parameters.get(name);
       query[name] = name === "offset" ? Number(value) || 0 : name === "descending" ? value === "true" : value;
     }
-    for (const name of ["a", "b"]) selected.push(...parameters.getAll(name).filter(Boolean).slice(0, MAX_SELECTED));
+    selected.push(...[...parameters.getAll("a"), ...parameters.getAll("b")].filter(Boolean).slice(0, MAX_SELECTED));
   }
   function queryString(more = {}) {
     return new URLSearchParams(Object.entries({...query, ...more})

@@ -5,7 +5,7 @@ import math
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -58,10 +58,6 @@ class Examples:
         assert isinstance(self.images, ImageFiles)
         key = fingerprint(archive=archive_content, names=list(self.names))
         return Examples(self.names, self.labels, cache_decoded(self.images, key, max_bytes=max_bytes))
-
-    def with_labels(self, labels: Labels) -> "Examples":
-        """Return the same examples with other labels."""
-        return replace(self, labels=labels)
 
     def __len__(self) -> int:
         return len(self.names)

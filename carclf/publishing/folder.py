@@ -5,7 +5,6 @@ two exports of a model may differ in bytes: the files of another attempt never r
 manifest is replaced if other formats are configured. ``latest.json`` is a copy of the manifest of the champion.
 """
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,8 +58,6 @@ def publish_to_folder(champion: ChampionName, store: Store, settings: PublishSet
     ConfigError, QualityError or DataError if the model cannot be exported or the folder cannot be written.
     """
     with _naming_the_folder():
-        if re.match("[a-z0-9]+:/*", settings.folder, re.IGNORECASE) and not settings.folder.startswith("s3://"):
-            raise ConfigError(f"{settings.folder!r} is neither a path nor s3://bucket/prefix.")
         target = open_store(settings.folder, FOLDER_ENV_VAR)
         if f"{target.url}/".startswith(f"{store.url}/"):
             raise ConfigError(f"{target.url} is in the store {store.url}. Use another folder or prefix.")

@@ -277,7 +277,7 @@ class FineTuning:
         examples = Examples.from_index(rows, images, augmenter.decode_size(max(sizes)))
         examples = examples.with_decode_cache(self.archive.content_hash, max_bytes=settings.cache_gb * 1e9)
         if settings.teacher:
-            examples = examples.with_labels(self._mixed_targets(rows))
+            examples = replace(examples, labels=self._mixed_targets(rows))
         return TrainingSource(
             examples, augmenter, sizes, settings.batch_size, settings.epochs, self.config.seed, max_steps
         )

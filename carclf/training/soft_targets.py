@@ -35,10 +35,14 @@ def soft_targets(archive: Archive, split: Split, context: StageContext) -> SoftT
         ConfigError: The teacher does not know a class of the data.
         DataError: The teacher was trained on validation images or labeled test images of the split.
     """
-    store = context.store
-    teacher = _require_teacher(context.config.fine_tune.teacher, split, store)
+    store, key = context.store, context.config.fine_tune.teacher
+    if (teacher := Model.find(store, key)) is None:
+        raise NotFoundError(f"fine_tune.teacher: there is no model {key!r} in {store.url}. Set the name of a folder in "
+                            "models/, such as the champion's, which carclf champion show prints. A refitted model "
+                            "cannot be a teacher, because it was trained on validation images.")
 
     def make(folder: Path) -> Metrics:
+        _require_fit(teacher, split, store)  # the inputs determine the result, so once is enough
         return _write_soft_targets(folder, archive, split, teacher, store)
 
     inputs = {"archive": archive.key, "split": split.key, "model": teacher.key}
@@ -57,24 +61,21 @@ def mixed_targets(
     return np.asarray(labels * np.float32(1 - weight) + soft * np.float32(weight))
 
 
-def _require_teacher(key: str, split: Split, store: Store) -> Model:
-    """Return the teacher; raise an error if it does not exist, or does not fit the split."""
-    if (teacher := Model.find(store, key)) is None:
-        raise NotFoundError(f"fine_tune.teacher: there is no model {key!r} in {store.url}. Set the name of a folder in "
-                            "models/, such as the champion's, which carclf champion show prints. A refitted model "
-                            "cannot be a teacher, because it was trained on validation images.")
+def _require_fit(teacher: Model, split: Split, store: Store) -> None:
+    """Raise ConfigError or DataError if the teacher does not fit the split."""
     if unknown := sorted(set(split.class_names) - set(teacher.class_names)):
-        raise ConfigError(f"fine_tune.teacher: the model {key} does not know the class {unknown[0]!r}, which the data "
-                          "have. Set a teacher that was trained on all classes of the data.")
+        raise ConfigError(f"fine_tune.teacher: the model {teacher.key} does not know the class {unknown[0]!r}, which "
+                          "the data have. Set a teacher that was trained on all classes of the data.")
     if num_leaked := _num_leaked(teacher, split, store):
-        raise DataError(f"fine_tune.teacher: the model {key} was trained on {num_leaked} validation images or labeled "
-                        "test images of this run, so that its student could not be measured on them. Set a teacher "
-                        "from a run with the same split: the same data, seed, and settings of split.")
-    return teacher
+        raise DataError(f"fine_tune.teacher: the model {teacher.key} was trained on {num_leaked} validation images or "
+                        "labeled test images of this run, so that its student could not be measured on them. Set a "
+                        "teacher from a run with the same split: the same data, seed, and settings of split.")
 
 
 def _num_leaked(teacher: Model, split: Split, store: Store) -> int:
     """Return how many images that measure the student the teacher, or a member of it, was trained on."""
+    import pandas as pd
+
     from carclf.dataset.champion_split import HOLDOUT, TRAIN, VAL, previous_values
 
     rows = split.rows(store)
@@ -85,7 +86,7 @@ def _num_leaked(teacher: Model, split: Split, store: Store) -> int:
         previous_values(measured, Split.require(store, key).history(store), "subset") == TRAIN
         for key in {model.input("split") for model in members or [teacher]}
     ]
-    return int(sum(is_trained_on[1:], is_trained_on[0]).astype(bool).sum())
+    return int(pd.concat(is_trained_on, axis=1).any(axis=1).sum())
 
 
 def _write_soft_targets(folder: Path, archive: Archive, split: Split, teacher: Model, store: Store) -> Metrics:
@@ -112,11 +113,11 @@ def _predict(network: "keras.Model", source: "LetterboxedSource") -> "npt.NDArra
     from scipy.special import softmax
 
     from carclf.pipeline.batches import batches, num_batches
+    from carclf.training.validation import padded
 
     logits = []
     with Meter("soft_targets") as meter:
-        for pixels, _ in batches(source, BATCH_SIZE):
-            order = np.resize(np.arange(len(pixels)), BATCH_SIZE)  # TensorFlow would compile each size of a batch
-            logits.append(np.asarray(network.predict_on_batch(pixels[order]), float)[: len(pixels)])
+        for pixels, _ in padded(batches(source, BATCH_SIZE), BATCH_SIZE):
+            logits.append(np.asarray(network.predict_on_batch(pixels), float))
             meter(len(logits), num_batches(source, BATCH_SIZE))
-    return np.asarray(softmax(np.concatenate(logits), 1))
+    return np.asarray(softmax(np.concatenate(logits)[: len(source)], 1))

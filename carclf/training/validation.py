@@ -91,7 +91,7 @@ def ema_weights(model: keras.Model) -> Iterator[None]:
 
 def validate(model: keras.Model, source: LetterboxedSource, batch_size: int, objective: Objective) -> Validation:
     """Measure the model on unaugmented images."""
-    stream = BatchStream(lambda number: _padded(batches(source, batch_size, start_batch=number), batch_size))
+    stream = BatchStream(lambda number: padded(batches(source, batch_size, start_batch=number), batch_size))
     sequence = BatchSequence(stream, 0, num_batches(source, batch_size))
     labels = source.examples.labels
     with stream.reraise_source_error():
@@ -100,8 +100,11 @@ def validate(model: keras.Model, source: LetterboxedSource, batch_size: int, obj
     return objective.measure(logits[: len(labels)], labels)
 
 
-def _padded(stream: Iterator[Any], batch_size: int) -> Iterator[Any]:
-    """Fill the last batch up with its own images: several devices can only divide a whole batch."""
+def padded(stream: Iterator[Any], batch_size: int) -> Iterator[Any]:
+    """Yield the batches, the last one filled up with its own images.
+
+    Several devices can only divide a whole batch, and TensorFlow would compile each size of a batch.
+    """
     for pixels, labels in stream:
         order = np.resize(np.arange(len(labels)), batch_size)
         yield pixels[order], labels[order]

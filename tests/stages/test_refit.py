@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from small_runs import reload_in_this_process
+from small_runs import evaluation_in_this_process, render_car_folders
 
 from carclf.artifacts import Classifier, Evaluation, Model, RefittedModel, Split
 from carclf.champion import champion_model, read_state
 from carclf.champion_history import refit_of_model
 from carclf.config import load_config
-from carclf.demo.rendering import render_competition
 from carclf.errors import ConfigError
 from carclf.runs.model_selection import select_model
 from carclf.runs.repair import find_damage, repair
@@ -35,16 +34,12 @@ SETTINGS = {
 @pytest.fixture(scope="module")
 def cars(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a folder of images for each class."""
-    folder = tmp_path_factory.mktemp("cars")
-    render_competition(folder, num_train=80, num_test=10)
-    return folder / "train"
+    return render_car_folders(tmp_path_factory.mktemp("cars"))
 
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CARCLF_CACHE", str(tmp_path_factory.mktemp("cache")))
-        reload_in_this_process(patch)
+    with evaluation_in_this_process(tmp_path_factory.mktemp("cache")):
         yield
 
 

@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from small_runs import reload_in_this_process, run_to
+from small_runs import evaluation_in_this_process, render_car_folders, run_to
 
 from carclf.artifacts import Model, SoftTargets, Split
 from carclf.config import FineTune, load_config
-from carclf.demo.rendering import render_competition
 from carclf.errors import ConfigError, DataError, NotFoundError
 from carclf.pipeline.mixing import BatchMixer
 from carclf.runs.repair import find_damage, repair
@@ -25,16 +24,12 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(scope="module")
 def cars(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("cars")
-    render_competition(folder, num_train=80, num_test=10)
-    return folder / "train"
+    return render_car_folders(tmp_path_factory.mktemp("cars"))
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CARCLF_CACHE", str(tmp_path_factory.mktemp("cache")))
-        reload_in_this_process(patch)
+    with evaluation_in_this_process(tmp_path_factory.mktemp("cache")):
         yield init_store(str(tmp_path_factory.mktemp("distillation") / "store"))
 
 

@@ -56,10 +56,11 @@ def list_files(root: Path) -> Files:
     names, skipped = _walk(root)
     extra = [folder for folder in names if folder.partition("/")[0] == EXTRA_FOLDER]
     extra_images = [_join(folder, name) for folder in extra for name in names.pop(folder)]
-    masks = find_masks(_select_images(names))
-    names = {folder: rest for folder, files in names.items()
-             if (rest := [name for name in files if name not in masks.get(folder, ())]) or folder not in masks}
     images = _select_images(names)
+    if masks := find_masks(images):
+        names = {folder: rest for folder, files in names.items()
+                 if (rest := [name for name in files if name not in masks.get(folder, ())]) or folder not in masks}
+        images = _select_images(names)
     duplicates = _find_nested_duplicates(root, images)
     images = {folder: images[folder] for folder in sorted(images) if not _is_below(folder, duplicates)}
     empty = _empty_class_folders(names, images)

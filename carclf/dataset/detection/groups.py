@@ -97,8 +97,13 @@ def _groups_of_names(
     if names.notna().all() and len(names) and _is_useful(names, images["label"]):
         return names, Detection("groups", "file name before _left and _right", format_count(names.nunique(), "group"))
     has_paths = any(image_id.count("/") == 1 for table in joined for image_id in list(table.match.rows)[:1])
-    are_classes = images["subfolder"].str.split("/").str[-1].map(class_key) == images["label"].map(class_key)
-    if has_paths and are_classes.mean() < MIN_CLASSES and _is_useful(images["subfolder"], images["label"]):
+    if has_paths and not _are_classes(images) and _is_useful(images["subfolder"], images["label"]):
         num_folders = format_count(images["subfolder"].nunique(), "folder")
         return images["subfolder"], Detection("groups", "folder", f"the ids have {num_folders}")
     return None
+
+
+def _are_classes(images: pd.DataFrame) -> bool:
+    """Return True if most images are in a folder called like their class."""
+    folders = images["subfolder"].str.split("/").str[-1]
+    return bool((folders.map(class_key) == images["label"].map(class_key)).mean() >= MIN_CLASSES)

@@ -97,12 +97,14 @@ def find_labels(evidence: Evidence) -> Labeled:
     if evidence.images.empty:
         raise DataError("There are no training images: every image belongs to the test set.")
     setting = evidence.config.label_source
-    level = evidence.config.class_level
-    folders = read_class_folders(evidence.images, level) if setting in ("auto", "folders") else None
+    folders = None
+    if setting in ("auto", "folders"):
+        folders = read_class_folders(evidence.images, evidence.config.class_level)
     all_joined = join_tables(evidence.tables, evidence.images, evidence.config)
     evidence = replace(evidence, tables=_select_tables(evidence))
     paths = {table.path for table in evidence.tables}
     joined = [table for table in all_joined if table.path in paths]
+    used = {table.path for table in joined}
     tables: list[TableLabels] = []
     findings: list[Finding] = []
     if setting not in ("folders", "file_names"):
@@ -121,7 +123,7 @@ def find_labels(evidence: Evidence) -> Labeled:
     findings += find_unread_splits(evidence.others, evidence.lists)
     others = join_tables(evidence.other_lists, evidence.images, evidence.config)
     if setting == "auto":
-        unmatched = [table for table in evidence.tables if table.path not in {table.path for table in joined}]
+        unmatched = [table for table in evidence.tables if table.path not in used]
         findings += find_tables_of_parts(unmatched, set(labels.values), labels.detection.result)
         findings += check_lists([*lists, *others], labels.values, are_prefixes=labels.detection.result == "file_names")
     # next to a sample submission, test.csv is about its images

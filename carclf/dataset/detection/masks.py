@@ -3,7 +3,6 @@
 import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping
-from pathlib import PurePosixPath
 
 MIN_FRACTION = 0.9  # of a folder's images that have the name of an image
 _MASK_WORDS = {"mask", "masks", "trimap", "trimaps", "segmentation", "segmentations", "seg", "gt", "groundtruth",
@@ -11,7 +10,7 @@ _MASK_WORDS = {"mask", "masks", "trimap", "trimaps", "segmentation", "segmentati
 _IMAGE_WORDS = {"image", "images", "img", "imgs", "photo", "photos", "original", "originals", "input", "inputs"}
 _MASK_STEM = re.compile(
     r"^(.+)[ _-](?:masks?|seg|segmentation|trimap|gt|groundtruth|annotation|anno)(?:[ _-]?[0-9]+)?$", re.IGNORECASE)
-_LOSSLESS = {".png", ".gif", ".bmp", ".tif", ".tiff"}  # another format would change the classes of pixels
+_LOSSLESS = (".png", ".gif", ".bmp", ".tif", ".tiff")  # another format would change the classes of pixels
 
 
 def find_masks(images: Mapping[str, Collection[str]]) -> dict[str, set[str]]:
@@ -45,7 +44,7 @@ def _num_known(names: Collection[str], stems: Collection[str]) -> int:
 
 def _masks_next_to_images(names: Collection[str]) -> set[str]:
     stems = set(map(_stem, names))
-    return {name for name in names if PurePosixPath(name).suffix.lower() in _LOSSLESS and _stem_of_image(name) in stems}
+    return {name for name in names if name.lower().endswith(_LOSSLESS) and _stem_of_image(name) in stems}
 
 
 def _stem(name: str) -> str:

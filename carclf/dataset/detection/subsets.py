@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import pandas as pd
 
@@ -60,18 +60,19 @@ def find_roles(files: Files, config: Data) -> dict[str, tuple[str, str, str]]:
         parts = path.split("/")
         for depth in range(len(parts)):
             children["/".join(parts[:depth])].add(parts[depth])
-    roles = {folder: _role(path, children) for folder, path in files.collapsed.items()}
+    levels = {level for level in children if _has_subsets(level, children)}
+    roles = {folder: _role(path, levels) for folder, path in files.collapsed.items()}
     for role, setting in (("train", config.train_folder), ("val", config.val_folder), ("test", config.test_folder)):
         if setting:
             roles = _set_folder(files, roles, role, normalized(setting))
     return roles
 
 
-def _role(path: str, children: Mapping[str, set[str]]) -> tuple[str, str, str]:
+def _role(path: str, levels: Collection[str]) -> tuple[str, str, str]:
+    """Return role, root and subfolder of a path; ``levels`` are the folders whose folders are subsets."""
     parts = path.split("/")
     for depth, part in enumerate(parts):
-        level = "/".join(parts[:depth])
-        if _has_subsets(level, children):
+        if "/".join(parts[:depth]) in levels:
             root = "/".join(parts[: depth + 1])
             return role_of(part), root, path[len(root) + 1:]
     return "", "", path
