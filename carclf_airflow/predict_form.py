@@ -6,7 +6,7 @@ from airflow.sdk import Asset, AssetAny, AssetOrTimeSchedule, Param
 
 from carclf_airflow.assets import CHAMPION, IMAGES
 from carclf_airflow.deployment import asset_or_time, watches_images
-from carclf_airflow.retrain_form import describe_sources, form_policy
+from carclf_airflow.retrain_form import form_policy
 
 
 def predict_schedule() -> list[Asset | AssetAny] | AssetOrTimeSchedule | None:
@@ -27,7 +27,7 @@ def predict_params() -> dict[str, Param]:
 
 def source_param(source: str | None, description: str) -> Param:
     """Return the field of a source with a default; its description also names the sources that the policy allows."""
-    hint = f"{description} {describe_sources(form_policy())}".strip()
+    hint = f"{description} {form_policy().setting_hint('data.source')}".strip()
     return Param(source, type="string", minLength=1, title="Source", description=hint)
 
 

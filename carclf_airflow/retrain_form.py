@@ -10,13 +10,14 @@ from pydantic.fields import FieldInfo
 from carclf.config import (
     AT_LEAST,
     AT_MOST,
+    COMMON_SETTINGS,
     EXACTLY,
     RECIPES,
     RULES,
+    TASK_SETTINGS,
     ZERO_IS_NO_LIMIT,
     NoneIfAuto,
     Policy,
-    allowed_choices,
     deployment_settings,
     flatten,
     format_setting,
@@ -24,17 +25,13 @@ from carclf.config import (
     load_config,
     load_policy,
     parse_override,
-    setting_choices,
     setting_limits,
+    setting_title,
     setting_type,
 )
 from carclf.errors import ConfigError
 from carclf_airflow.deployment import deployment_recipe
 
-# Not in the form: the sensor determines how long and how often score polls (CARCLF_POKE_INTERVAL_SECONDS).
-EXCLUDED_SECTION = "score."
-# Without a section: Airflow shows these fields first, in a section that is open. The others are folded.
-COMMON_SETTINGS = ("data.source", "seed", "gate.approval", "submit.enabled", "force")
 TYPES = {int: "integer", float: "number", str: "string"}
 EMPTY_CHOICE = "as in the recipe"
 # JSON schema of what a policy allows, by its rule. Rules without a schema are checked by the first task.
@@ -48,7 +45,7 @@ def form_params() -> dict[str, Param]:
     """
     policy = form_policy()
     defaults = _defaults_by_recipe()
-    settings = {name: field for name, field in iter_settings() if not name.startswith(EXCLUDED_SECTION)}
+    settings = {name: field for name, field in iter_settings() if not name.startswith(TASK_SETTINGS)}
     names = [*COMMON_SETTINGS, *(name for name in settings if name not in COMMON_SETTINGS)]
     description = "A named set of settings. The fields below override single settings."
     form = {"recipe": recipe_param(policy, title="Recipe", description=description)}
@@ -86,26 +83,12 @@ def limited(**limits: Any) -> dict[str, Any]:
 
 
 def _param(name: str, field: FieldInfo, defaults: dict[str, dict[str, Any]], policy: Policy) -> Param:
-    section, _, title = name.rpartition(".")
-    options = _restricted(name, _schema(field), policy)
-    if name in COMMON_SETTINGS:
-        title = title.replace("enabled", section)  # "Enabled" needs the name of its section
-    else:
-        options["section"] = section.replace("_", " ").capitalize()
-    parts = [field.description, _describe_defaults(name, defaults), _describe_policy(name, policy)]
+    options = _restricted(name, _schema(field, policy.setting_choices(name, field)), policy)
+    if name not in COMMON_SETTINGS:  # these are without a section: Airflow shows them first, and folds the others
+        options["section"] = name.partition(".")[0].replace("_", " ").capitalize()
+    parts = [field.description, _describe_defaults(name, defaults), policy.setting_hint(name)]
     description = " ".join(part for part in parts if part)
-    return Param(None, title=title.replace("_", " ").capitalize(), description=description, **options)
-
-
-def _describe_policy(name: str, policy: Policy) -> str:
-    """Return the policy's limit of a setting, such as ``Policy: at least 0.9.``; empty without one."""
-    limit = policy.describe_limits().get(name)
-    return describe_sources(policy) if name == "data.source" else f"Policy: {limit}." if limit else ""
-
-
-def describe_sources(policy: Policy) -> str:
-    """Return the sources that the policy allows, for the hint of a field; empty if it allows all."""
-    return "" if policy.allowed.sources == ("*",) else f"Policy: one of {', '.join(policy.allowed.sources)}."
+    return Param(None, title=setting_title(name), description=description, **options)
 
 
 def _restricted(name: str, schema: dict[str, Any], policy: Policy) -> dict[str, Any]:
@@ -113,12 +96,9 @@ def _restricted(name: str, schema: dict[str, Any], policy: Policy) -> dict[str, 
     if name == "data.source":
         return _with_limits(schema, _source_limits(policy))
     limit = policy.limits.get(name)
-    if limit is None:
+    if limit is None or "enum" in schema:
         return schema
     rule = RULES[name]
-    if "enum" in schema:
-        choices = [format_setting(value) for value in allowed_choices(name, limit) or (limit,)]
-        return schema | {"enum": [None, *choices]}
     if not isinstance(rule, str) or rule not in POLICY_SCHEMA:
         return schema
     limits = dict.fromkeys(POLICY_SCHEMA[rule], limit)
@@ -141,9 +121,9 @@ def _with_limits(schema: dict[str, Any], limits: dict[str, Any]) -> dict[str, An
     return schema | {"allOf": [*schema.get("allOf", []), limits]} if limits else schema
 
 
-def _schema(field: FieldInfo) -> dict[str, Any]:
+def _schema(field: FieldInfo, choices: list[str]) -> dict[str, Any]:
     """Return the JSON schema of a setting that may be left empty."""
-    if choices := setting_choices(field):  # also on and off: Airflow shows a nullable boolean as a switch that is off
+    if choices:  # also on and off: Airflow shows a nullable boolean as a switch that is off
         return {"type": ["string", "null"], "enum": [None, *choices], "values_display": {"null": EMPTY_CHOICE}}
     limits = setting_limits(field)
     if "pattern" in limits:

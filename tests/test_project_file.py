@@ -10,8 +10,7 @@ from typer.testing import CliRunner
 
 import carclf_airflow
 from carclf.cli.app import app
-from carclf.cli.options import load_settings
-from carclf.config import apply_project_file, apply_recipe_file, write_project_file
+from carclf.config import apply_project_file, apply_recipe_file, load_settings, write_project_file
 from carclf.errors import ConfigError, NotFoundError
 
 VARIABLES = ("CARCLF_STORE", "CARCLF_RECIPE", "CARCLF_SETTINGS", "CARCLF_PROJECT_FILE")

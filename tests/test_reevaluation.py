@@ -12,9 +12,8 @@ from gate_candidates import build_candidate, build_ensemble, build_split
 from carclf.artifacts import Evaluation, Model, StageContext
 from carclf.champion import read_state
 from carclf.cli.app import main
-from carclf.cli.options import load_settings
 from carclf.cli.reevaluate import TEST_SET_SETTINGS
-from carclf.config import load_config
+from carclf.config import load_config, load_settings
 from carclf.errors import ConfigError, DataError
 from carclf.reevaluation import LabeledSet, prepare_test_set, reevaluate, trained_on
 from carclf.services.storage import Store, init_store

@@ -14,8 +14,8 @@ import typer
 
 from carclf.artifacts import cache_folder
 from carclf.champion import champion_model, read_state
-from carclf.cli.options import JsonOption, ReadingRecipeOption, SetOption, StoreOption, load_settings
-from carclf.config import POLICY_VARIABLE, THRESHOLDS, Config, Policy, load_policy
+from carclf.cli.options import JsonOption, ReadingRecipeOption, SetOption, StoreOption
+from carclf.config import POLICY_VARIABLE, THRESHOLDS, Config, Policy, load_policy, load_settings
 from carclf.config.sources import require_source
 from carclf.dataset.listing import list_source, open_listed
 from carclf.dataset.source_files import ArchiveFile

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from carclf.artifacts import StageContext
-from carclf.cli.options import JsonOption, ReadingRecipeOption, SetOption, load_settings
-from carclf.config import Config
+from carclf.cli.options import JsonOption, ReadingRecipeOption, SetOption
+from carclf.config import Config, load_settings
 from carclf.config.sources import parse_source
 from carclf.dataset.archives import extract_images
 from carclf.dataset.findings import Finding, format_labels

@@ -1,22 +1,13 @@
 """Options shared by several commands."""
 
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Optional
 
 import typer
 
 from carclf.cli.completion import complete_override, complete_recipe, complete_run
-from carclf.config import (
-    RECIPES,
-    Config,
-    apply_recipe_file,
-    deployment_settings,
-    load_config,
-    load_policy,
-    parse_override,
-)
+from carclf.config import RECIPES, apply_recipe_file, load_policy
 from carclf.errors import ConfigError
 
 
@@ -73,14 +64,3 @@ ModelRunOption = Annotated[
     str, typer.Option("--run", help="Use the model of this run instead of --model.", autocompletion=complete_run)
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-def load_settings(recipe: str, overrides: list[str], base: Mapping[str, Any] | None = None) -> Config:
-    """Return the recipe with the deployment's settings (CARCLF_SETTINGS) and the overrides, which take precedence.
-
-    ``base`` replaces the recipe's and the deployment's values by dotted name. They are tightened to the policy.
-    """
-    chosen = dict(map(parse_override, overrides))
-    deployed = dict(map(parse_override, deployment_settings([])))
-    explicit = {name: value for name, value in deployed.items() if name not in (base or {})} | chosen
-    return load_config(recipe, explicit, base=base)

@@ -8,8 +8,9 @@ import typer
 
 from carclf.artifacts import StageContext
 from carclf.champion import read_state
-from carclf.cli.options import JsonOption, ReadingRecipeOption, ResultOption, SetOption, StoreOption, load_settings
+from carclf.cli.options import JsonOption, ReadingRecipeOption, ResultOption, SetOption, StoreOption
 from carclf.cli.tables import format_table
+from carclf.config import load_settings
 from carclf.errors import NotFoundError
 from carclf.metrics import METRICS
 from carclf.services.storage import require_store

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from carclf.cli.options import JsonOption, ReadingRecipeOption, SetOption, StoreOption, load_settings
+from carclf.cli.options import JsonOption, ReadingRecipeOption, SetOption, StoreOption
+from carclf.config import load_settings
 from carclf.config.sources import require_source
 from carclf.dataset.source_status import SourceStatus, source_status
 from carclf.formatting import printable

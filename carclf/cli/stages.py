@@ -17,9 +17,8 @@ from carclf.cli.options import (
     RunOption,
     SetOption,
     StoreOption,
-    load_settings,
 )
-from carclf.config import parse_override
+from carclf.config import load_settings, parse_override
 from carclf.dashboard.run_report import run_stage_to_end, run_stage_with_report, write_report
 from carclf.errors import ConfigError, ServiceError
 from carclf.formatting import is_visible

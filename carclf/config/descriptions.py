@@ -12,6 +12,8 @@ from carclf.config.settings import NoneIfAuto
 from carclf.errors import ConfigError
 
 ON, OFF = "on", "off"
+COMMON_SETTINGS = ("data.source", "seed", "gate.approval", "submit.enabled", "force")  # a form shows them first
+TASK_SETTINGS = "score."  # prefix of the settings that Airflow's sensor replaces (CARCLF_POKE_INTERVAL_SECONDS)
 # Attributes of pydantic's rules, and the keywords of JSON Schema with the same meaning.
 LIMITS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum", "pattern": "pattern",
           "max_length": "maxLength"}
@@ -35,6 +37,14 @@ class RecipeDescription(TypedDict):
     name: str
     description: str
     settings: dict[str, Any]
+
+
+def setting_title(name: str) -> str:
+    """Return the label of a setting in a form, below the heading of its section."""
+    section, _, title = name.rpartition(".")
+    if name in COMMON_SETTINGS:
+        title = title.replace("enabled", section)  # "Enabled" needs the name of its section
+    return title.replace("_", " ").capitalize()
 
 
 def setting_type(field: FieldInfo) -> type:

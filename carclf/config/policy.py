@@ -16,17 +16,27 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, StrictBool, TypeAdapter, ValidationError, field_validator
+from pydantic.fields import FieldInfo
 
+from carclf.config.descriptions import setting_choices
 from carclf.config.governed import (
     GOVERNED,
     RULES,
     ZERO_IS_NO_LIMIT,
+    allowed_choices,
     describe_limit,
     format_setting,
     stricter,
     with_implied_limits,
 )
-from carclf.config.overrides import build_config, config_from, flatten, iter_settings
+from carclf.config.overrides import (
+    build_config,
+    config_from,
+    deployment_settings,
+    flatten,
+    iter_settings,
+    parse_override,
+)
 from carclf.config.recipes import RECIPES
 from carclf.config.settings import Config
 from carclf.config.sources import ARCHIVE_SUFFIXES
@@ -94,9 +104,24 @@ class Policy(PolicyTables):
         limits = with_implied_limits(self.settings)
         return {name: limits[name] for name in RULES if name in limits}
 
+    def setting_hint(self, name: str) -> str:
+        """Return what the policy allows for a setting, such as ``Policy: at least 0.9.``; "" if it sets no limit."""
+        limit = self.describe_limits().get(name, "")
+        if name == "data.source" and self.allowed.sources != ANY:
+            limit = f"one of {', '.join(self.allowed.sources)}"
+        return f"Policy: {limit}." if limit else ""
+
     def describe_limits(self) -> dict[str, str]:
         """Return each limit as text by setting, such as ``{"gate.threshold": "at least 0.9"}``."""
         return {name: describe_limit(name, limit) for name, limit in self.limits.items()}
+
+    def setting_choices(self, name: str, field: FieldInfo) -> list[str]:
+        """Return the allowed values of a setting that is a choice, as ``--set`` accepts them; [] for any other."""
+        choices = setting_choices(field)
+        if not choices or name not in self.limits:
+            return choices
+        limit = self.limits[name]
+        return [format_setting(value) for value in allowed_choices(name, limit) or (limit,)]
 
     def describe(self) -> list[str]:
         """Return everything that the policy limits, one text each."""
@@ -217,6 +242,17 @@ def load_config(
     policy.require_settings({name: settings[name] for name in explicit})
     policy.require_allowed(recipe, config)
     return policy.tighten(config)
+
+
+def load_settings(recipe: str, overrides: list[str], base: Mapping[str, Any] | None = None) -> Config:
+    """Return the recipe with the deployment's settings (CARCLF_SETTINGS) and the overrides, which take precedence.
+
+    ``base`` replaces the recipe's and the deployment's values by dotted name. They are tightened to the policy.
+    """
+    chosen = dict(map(parse_override, overrides))
+    deployed = dict(map(parse_override, deployment_settings([])))
+    explicit = {name: value for name, value in deployed.items() if name not in (base or {})} | chosen
+    return load_config(recipe, explicit, base=base)
 
 
 def is_allowed_source(source: str, patterns: Sequence[str]) -> bool:
