@@ -86,7 +86,8 @@ def _handle_http_error(request: Request, error: Exception) -> Response:
     verb = "see" if request.method in SAFE_METHODS else "edit"
     texts = {401: "This page requires a login. Reload Airflow and log in.",
              403: f"You do not have permission to {verb} this DAG."}
-    text = texts.get(error.status_code, str(error.detail))
+    is_own = error.status_code == HTTPStatus.FORBIDDEN and error.detail != "Forbidden"
+    text = str(error.detail) if is_own else texts.get(error.status_code, str(error.detail))
     return _error_response(request, error.status_code, HEADINGS.get(error.status_code, "Not possible"), text)
 
 

@@ -5,26 +5,33 @@ that of the DAGs (CARCLF_STORE); a request names runs, stages, and files of mani
 """
 
 import os
+from collections.abc import Callable
 from functools import cache
 from http import HTTPStatus
 from typing import Annotated, Any
 
+from airflow.api_fastapi.app import get_auth_manager
+from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
 from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag
 from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.responses import HTMLResponse
 
+from carclf.config import require_recipe
 from carclf.dashboard import pages
 from carclf.dashboard.run_facts import artifact_file
 from carclf.dashboard.run_list import RunQuery, query_runs, runs_as_csv
 from carclf.dashboard.run_report import current_report
 from carclf.dashboard.several_runs import compare_several, several_as_csv
+from carclf.dashboard.start_view import StartQuery
 from carclf.errors import ConfigError
 from carclf.experiments.plan import find_plan, find_rejection
 from carclf.experiments.results import find_outcome, find_report
 from carclf.runs.record import run_id_from_dag_run
 from carclf.services.storage import Store, open_store, require_marker
+from carclf_airflow.deployment import deployment_recipe
 from carclf_airflow.ids import EXPERIMENTS_DAG, PROMOTE_DAG, RETRAIN_DAG
+from carclf_airflow.plugin import URL_PREFIX
 from carclf_airflow.responses import SAFE_METHODS, add_error_handlers, app_root_path, stored_file_response
 
 STATIC_HEADERS = {"Cache-Control": "private, max-age=86400"}  # the URLs of script and style change with their content
@@ -38,6 +45,15 @@ def require_permission(request: Request, user: GetUserDep) -> None:
     """Require the permission to read the DAG, or to edit it for a method that could change something."""
     check = require_read if request.method in SAFE_METHODS else require_edit
     check(request, user)
+
+
+def may_start(user: GetUserDep) -> bool:
+    """Return whether the user may start runs of the DAG."""
+    return bool(get_auth_manager().is_authorized_dag(
+        method="POST", access_entity=DagAccessEntity.RUN, details=DagDetails(id=RETRAIN_DAG), user=user))
+
+
+MayStart = Annotated[bool, Depends(may_start)]
 
 
 open_store_once = cache(open_store)  # connecting to S3 takes a third of a second
@@ -63,6 +79,7 @@ def create_app() -> FastAPI:
                   dependencies=[Depends(require_permission)])
     add_error_handlers(app)
     _add_pages(app)
+    _add_start(app)
     _add_data(app)
     _add_files(app)
     _add_fallback(app)
@@ -71,17 +88,17 @@ def create_app() -> FastAPI:
 
 def _add_pages(app: FastAPI) -> None:
     @app.get("/", response_class=HTMLResponse)
-    def runs(request: Request, store: PagesStore) -> str:
-        return pages.runs_page(store, app_root_path(request))
+    def runs(request: Request, store: PagesStore, can_start: MayStart) -> str:
+        return pages.runs_page(store, app_root_path(request), can_start=can_start)
 
     @app.get("/runs/{run_id}", response_class=HTMLResponse)
-    def run(request: Request, run_id: str, store: PagesStore) -> str:
-        return pages.run_page(store, app_root_path(request), run_id)
+    def run(request: Request, run_id: str, store: PagesStore, can_start: MayStart) -> str:
+        return pages.run_page(store, app_root_path(request), run_id, can_start=can_start)
 
     # Also requires the permission to read the DAG that the request names.
     @app.get("/dag-run", response_class=HTMLResponse, dependencies=[Depends(requires_access_dag("GET"))])
-    def dag_run(request: Request, store: PagesStore, dag_id: str, run_id: str) -> str:
-        return _dag_run_page(app_root_path(request), store, dag_id, run_id_from_dag_run(run_id))
+    def dag_run(request: Request, store: PagesStore, dag_id: str, run_id: str, can_start: MayStart) -> str:
+        return _dag_run_page(app_root_path(request), store, dag_id, run_id_from_dag_run(run_id), can_start)
 
     @app.get("/compare", response_class=HTMLResponse)
     def compare(request: Request, store: PagesStore, a: str, b: Annotated[list[str], Query(min_length=1)]) -> str:
@@ -91,7 +108,18 @@ def _add_pages(app: FastAPI) -> None:
 
     @app.get("/policy", response_class=HTMLResponse)
     def policy(request: Request) -> str:
-        return _policy_page(app_root_path(request))
+        return _governed(lambda: pages.policy_page(app_root_path(request)))
+
+
+def _add_start(app: FastAPI) -> None:
+    @app.get("/start", response_class=HTMLResponse)
+    def start(request: Request, store: PagesStore, query: Annotated[StartQuery, Query()], can_start: MayStart) -> str:
+        if not can_start:
+            raise HTTPException(HTTPStatus.FORBIDDEN, "You do not have permission to start runs of this DAG.")
+        root = app_root_path(request)
+        api = f"{root.removesuffix(URL_PREFIX)}/api/v2/dags/{RETRAIN_DAG}"
+        recipe = require_recipe(query.recipe or deployment_recipe())
+        return _governed(lambda: pages.start_page(store, root, recipe, query.set, api=api, note=query.note))
 
 
 def _add_data(app: FastAPI) -> None:
@@ -155,24 +183,26 @@ def _add_fallback(app: FastAPI) -> None:
         raise HTTPException(HTTPStatus.NOT_FOUND, f"No page {path[:100]}.")
 
 
-def _policy_page(root: str) -> str:
+def _governed(render: Callable[[], str]) -> str:
+    """Return a page that depends on the policy; HTTP status 500 if the policy is invalid."""
     try:
-        return pages.policy_page(root)
+        return render()
     except ConfigError as error:
         raise HTTPException(HTTPStatus.INTERNAL_SERVER_ERROR, str(error)) from error
 
 
-def _dag_run_page(root: str, store: Store, dag_id: str, run_id: str) -> str:
+def _dag_run_page(root: str, store: Store, dag_id: str, run_id: str, can_start: bool) -> str:
     if dag_id == EXPERIMENTS_DAG:
         return _experiment_page(root, store, run_id)
     if dag_id == PROMOTE_DAG:
-        return pages.runs_page(store, root)  # a run of it may be about several candidates, or about none
+        # A run of it may be about several candidates, or about none.
+        return pages.runs_page(store, root, can_start=can_start)
     if dag_id != RETRAIN_DAG:
         return pages.error_page(root, "No report", f"Runs of the DAG {dag_id} do not train a car classifier.")
     if not pages.run_exists(store, run_id):
         return pages.error_page(root, "Not started", f"The run {run_id} has not started yet, or it ended before its "
                                 "first stage. Its report appears here.", awaited_run_id=run_id)
-    return pages.run_page(store, root, run_id)
+    return pages.run_page(store, root, run_id, can_start=can_start)
 
 
 def _experiment_page(root: str, store: Store, name: str) -> str:

@@ -17,6 +17,7 @@ from carclf.dashboard.run_facts import run_facts
 from carclf.dashboard.run_reader import Facts
 from carclf.dashboard.run_view import ProgressLine, live_curves, page_version, progress_lines, run_view
 from carclf.dashboard.several_runs import compare_several, several_charts
+from carclf.dashboard.start_view import start_view
 from carclf.dashboard.templates import render_page, script, style_sheet, vega_bundle
 from carclf.dashboard.timeline import timeline_chart
 from carclf.errors import CarclfError, ConfigError, DataError
@@ -49,15 +50,18 @@ class LiveUpdate(Facts):
     charts: tuple[dict[str, Any], ...] = ()
 
 
-def runs_page(store: Store, root: str) -> str:
-    """Render the champion, the timeline and the list of runs, which site.js fills."""
+def runs_page(store: Store, root: str, *, can_start: bool) -> str:
+    """Render the champion, the timeline and the list of runs, which site.js fills.
+
+    ``can_start`` shows a link to the form that starts a run.
+    """
     facts = champion_facts(store)
     champion = facts.champion if facts else None
     rows = list_runs(store)
     return render_page(
         "runs.html", root, champion=champion, threshold=facts.threshold if facts else None,
         age=_age(champion.since) if champion else "", run_ids={row["run"] for row in rows},
-        timeline_chart=timeline_chart(rows, facts), columns=_columns(rows), metrics=METRICS,
+        timeline_chart=timeline_chart(rows, facts), columns=_columns(rows), metrics=METRICS, can_start=can_start,
     )
 
 
@@ -71,9 +75,12 @@ def _columns(rows: Sequence[Row]) -> list[tuple[str, str, bool]]:
     return [(name, title if name == "val_metric" else text, numeric) for name, text, numeric in columns]
 
 
-def run_page(store: Store, root: str, run_id: str) -> str:
-    """Render the report of a run, which may still be active; ConfigError if it does not exist."""
-    return render_page("run.html", root, **run_view(run_facts(store, run_id)))
+def run_page(store: Store, root: str, run_id: str, *, can_start: bool) -> str:
+    """Render the report of a run, which may still be active; ConfigError if it does not exist.
+
+    ``can_start`` shows a link to the form that starts another run.
+    """
+    return render_page("run.html", root, can_start=can_start, **run_view(run_facts(store, run_id)))
 
 
 def run_exists(store: Store, run_id: str) -> bool:
@@ -110,6 +117,14 @@ def experiment_progress_page(store: Store, root: str, name: str, training_runs: 
     """Render the state of an experiment without outcome; ``training_runs`` is empty until the plan exists."""
     statuses = training_run_statuses(store, training_runs)
     return render_page("experiment_progress.html", root, experiment=name, training_runs=statuses, metrics=METRICS)
+
+
+def start_page(store: Store, root: str, recipe: str, overrides: Sequence[str], **values: str) -> str:
+    """Render the form that starts a run, with ``key=value`` overrides of the recipe and other ``values``.
+
+    ConfigError if the policy is invalid; invalid overrides are shown in the page.
+    """
+    return render_page("start.html", root, **start_view(store, recipe, overrides), **values)
 
 
 def policy_page(root: str) -> str:

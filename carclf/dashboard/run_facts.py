@@ -9,7 +9,14 @@ from typing import Any
 from carclf.artifacts import File
 from carclf.champion import champion_event
 from carclf.dashboard.run_reader import AUDIT, Facts, Problem, RunReader, open_run
-from carclf.dashboard.stage_facts import ChangedSetting, StageFacts, all_stage_facts, changed_settings, new_run_command
+from carclf.dashboard.stage_facts import (
+    ChangedSetting,
+    StageFacts,
+    all_stage_facts,
+    as_overrides,
+    changed_settings,
+    new_run_command,
+)
 from carclf.formatting import finite_number
 from carclf.reports.evaluation_report import class_rows
 from carclf.runs.index import TRAINING, Row
@@ -35,7 +42,8 @@ Epoch = dict[str, float | None]  # a row of history.csv: epoch (from 1), loss, a
 class RunHeader(Facts):
     """The origin of a run. ``members`` are the runs of an ensemble; ``settings`` differ from the recipe's.
 
-    ``command`` starts another run with the same settings; "" for an ensemble.
+    ``command`` starts another run with the same settings, which are ``overrides`` as ``--set`` accepts them. Both are
+    empty for an ensemble.
     """
 
     recipe: str
@@ -45,6 +53,7 @@ class RunHeader(Facts):
     gpu: str
     members: tuple[str, ...]
     settings: tuple[ChangedSetting, ...]
+    overrides: tuple[str, ...]
     command: str
 
 
@@ -238,7 +247,7 @@ def _header(reader: RunReader, settings: tuple[ChangedSetting, ...]) -> RunHeade
     return RunHeader(
         recipe=record.get("recipe", ""), created=record.get("created", ""), versions=record.get("versions", {}),
         machine=machine, gpu=next(filter(None, gpus), ""), members=record.get("members", ()), settings=settings,
-        command=new_run_command(reader, settings),
+        overrides=() if record.get("members") else as_overrides(settings), command=new_run_command(reader, settings),
     )
 
 

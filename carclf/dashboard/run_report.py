@@ -22,7 +22,7 @@ POLLED_STAGES = ("submit", "score")  # nothing changes in the report while these
 
 def run_report(store: Store, run_id: str) -> str:
     """Return the report of a run, which may still be active; ConfigError if it does not exist."""
-    return render_self_contained("run.html", **run_view(run_facts(store, run_id)))
+    return render_self_contained("run.html", can_start=False, **run_view(run_facts(store, run_id)))
 
 
 def current_report(store: Store, run_id: str) -> str:

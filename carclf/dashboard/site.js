@@ -31,10 +31,11 @@
     if (text !== undefined) element.textContent = text;
     return element;
   }
-  async function request(url) {
-    const response = await fetch(url, {headers: {Accept: "application/json"}, credentials: "same-origin"});
-    if (!response.ok) throw new Error((await response.json().catch(() => ({}))).detail || `${response.status} ${response.statusText}`);
-    return response;
+  async function request(url, options = {}) {
+    const response = await fetch(url, {...options, headers: {Accept: "application/json", ...options.headers}, credentials: "same-origin"});
+    if (response.ok) return response;
+    const {detail} = await response.json().catch(() => ({}));
+    throw new Error(typeof detail === "string" ? detail : `${response.status} ${detail ? JSON.stringify(detail) : response.statusText}`);
   }
   async function requestJson(path) {
     return (await request(root() + path)).json();
@@ -328,6 +329,62 @@
     }
   }
 
+  // The page that starts a run. Its URL has the values of the form; the server returns what a run would do with them.
+  function formUrl() {
+    const parameters = new URLSearchParams();
+    for (const {name, value} of document.getElementById("start-form").elements) {
+      if (!name || !value) continue;
+      if (["recipe", "note"].includes(name)) parameters.append(name, value);
+      else parameters.append("set", `${name}=${value}`);
+    }
+    return `${location.pathname}?${parameters}`;
+  }
+  async function updatePreview(isNewRecipe) {
+    const url = formUrl();
+    history.replaceState(null, "", url);
+    try {
+      if (isNewRecipe) await reload(url); // the hints are those of the recipe
+      else {
+        const html = await (await request(url)).text();
+        if (url !== formUrl()) return; // a later request is pending
+        const next = new DOMParser().parseFromString(html, "text/html").getElementById("preview");
+        document.getElementById("preview").replaceWith(document.adoptNode(next));
+      }
+      await showPaused();
+    } catch (error) {
+      document.getElementById("start-error").textContent = error.message;
+    }
+  }
+  async function showPaused() {
+    const dag = await (await request(document.getElementById("start-form").dataset.api)).json();
+    document.getElementById("paused").hidden = !dag.is_paused;
+  }
+  async function startRun() {
+    const button = document.getElementById("start"), form = document.getElementById("start-form");
+    const send = async (method, path, body) => (await request(form.dataset.api + path, {method, body: JSON.stringify(body), headers: {"Content-Type": "application/json"}})).json();
+    button.disabled = true;
+    document.getElementById("start-error").textContent = "";
+    try {
+      const conf = JSON.parse(button.dataset.conf), note = form.elements.note.value || null;
+      if (document.getElementById("unpause").checked) await send("PATCH", "", {is_paused: false});
+      const run = await send("POST", "/dagRuns", {logical_date: null, conf, note});
+      location.assign(`${root()}/dag-run?${new URLSearchParams({dag_id: run.dag_id, run_id: run.dag_run_id})}`);
+    } catch (error) {
+      button.disabled = false;
+      document.getElementById("start-error").textContent = error.message;
+    }
+  }
+  function addStartListeners() { // of the document, because a new recipe replaces the form
+    document.addEventListener("input", ({target}) => {
+      if (!target.name || target.name === "note") return;
+      document.getElementById("start").disabled = true; // until the preview has been updated
+      clearTimeout(inputTimer);
+      inputTimer = setTimeout(updatePreview, 300, target.name === "recipe");
+    });
+    document.addEventListener("click", ({target}) => { if (target.id === "start") startRun(); });
+    document.addEventListener("submit", (event) => event.preventDefault());
+  }
+
   document.addEventListener("DOMContentLoaded", async () => {
     const main = document.getElementById("main");
     makeImagesZoomable(document);
@@ -340,6 +397,10 @@
       addListeners();
       showSelection();
       loadRuns();
+    }
+    if (document.getElementById("start-form")) {
+      addStartListeners();
+      showPaused().catch(({message}) => { document.getElementById("start-error").textContent = message; });
     }
     await drawCharts(document);
     if (main && main.dataset.run) setTimeout(followRun, 1000 * SECONDS_ACTIVE);

@@ -116,8 +116,13 @@ def new_run_command(reader: RunReader, settings: tuple[ChangedSetting, ...]) -> 
 
 
 def _options(reader: RunReader, settings: tuple[ChangedSetting, ...]) -> list[str]:
-    changes = [part for setting in settings for part in ("--set", f"{setting.name}={_override(setting.value)}")]
+    changes = [part for text in as_overrides(settings) for part in ("--set", text)]
     return ["--recipe", str(reader.record.get("recipe", "")), *changes]
+
+
+def as_overrides(settings: tuple[ChangedSetting, ...]) -> tuple[str, ...]:
+    """Return the settings as ``--set`` accepts them."""
+    return tuple(f"{setting.name}={_override(setting.value)}" for setting in settings)
 
 
 def _override(value: Any) -> str:

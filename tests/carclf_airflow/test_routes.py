@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import html
 import json
 import re
 import shutil
@@ -125,31 +126,60 @@ def test_every_response_has_the_strict_policy(store: Store, viewer: TestClient) 
         assert headers["cache-control"] == ("private, max-age=86400" if "static" in path else "no-store"), path
 
 
-def test_pages_have_no_script_style_or_handler_that_the_policy_forbids(store: Store, viewer: TestClient) -> None:
+def test_pages_have_no_script_style_or_handler_that_the_policy_forbids(store: Store, editor: TestClient) -> None:
     record_run(store, "a", range(9))
     record_run(store, "b", range(2))
-    for path in ("/", "/runs/a", "/compare?a=a&b=b", "/runs/none"):
-        page = viewer.get(path, headers=HTML).text
+    for path in ("/", "/runs/a", "/compare?a=a&b=b", "/runs/none", "/start?set=seed=%22%3Cscript%3E"):
+        page = editor.get(path, headers=HTML).text
         assert re.findall(r"<script(?![^>]* src=\"/carclf/static/)[^>]*>", page) == [], path
         assert re.findall(r"<style|\sstyle=|\son\w+=|javascript:|https?://(?!vega\.github\.io)", page) == [], path
 
 
+def test_only_those_who_may_start_runs_get_the_form(store: Store, viewer: TestClient) -> None:
+    response = viewer.get("/start", headers=HTML)
+    assert response.status_code == 403
+    assert "permission to start runs of this DAG" in response.text
+    record_run(store, "abc")
+    for page in ("/", "/runs/abc"):
+        assert "/start" not in viewer.get(page, headers=HTML).text, page
+
+
+def test_a_run_can_be_started_again_with_changes(store: Store, editor: TestClient) -> None:
+    record_run(store, "abc")
+    link = re.findall(r'href="/carclf(/start[^"]+)"', editor.get("/runs/abc", headers=HTML).text)[0]
+    page = editor.get(html.unescape(link), headers=HTML).text
+    assert re.findall(r'name="seed" value="(\d+)"', page) == ["3"]
+    assert 'data-api="/api/v2/dags/car_retrain"' in page
+    assert "disabled" not in re.findall(r'<button[^>]*id="start"[^>]*>', page)[0]
+
+
+def test_the_form_shows_an_error_next_to_the_values_that_cause_it(store: Store, editor: TestClient) -> None:
+    page = editor.get("/start", params={"set": ["seed=<b>", "force=maybe"], "note": "a \"note\""}, headers=HTML).text
+    assert re.findall(r'<button[^>]*id="start"[^>]*( disabled)>', page) == [" disabled"]
+    assert 'name="seed" value="&lt;b&gt;"' in page
+    assert "<option selected>maybe</option>" in page
+    assert 'value="a &#34;note&#34;"' in page
+    assert editor.get("/start?recipe=none", headers=HTML).status_code == 404
+    assert editor.get("/start?unknown=1", headers=HTML).status_code == 422
+
+
 def test_the_policy_page_shows_the_limits_and_an_invalid_policy_is_an_error(
-    viewer: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    editor: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "This deployment has no policy" in viewer.get("/policy", headers=HTML).text
+    assert "This deployment has no policy" in editor.get("/policy", headers=HTML).text
     path = tmp_path / "policy.toml"
     path.write_text('[settings]\ngate.threshold = 0.9\n[allowed]\nsources = ["<b>", "s3://cars/*"]\n'
                     "[approval]\nown_runs = false\n")
     monkeypatch.setenv("CARCLF_POLICY", str(path))
-    page = viewer.get("/policy", headers=HTML).text
+    page = editor.get("/policy", headers=HTML).text
     assert '<th scope="row">gate.threshold</th><td>at least 0.9</td>' in page
     assert "&lt;b&gt;, s3://cars/*" in page
     assert "Nobody may approve a run that they started." in page
     path.unlink()
-    response = viewer.get("/policy", headers=HTML)
-    assert response.status_code == 500
-    assert "policy.toml" in response.text
+    for page in ("/policy", "/start"):
+        response = editor.get(page, headers=HTML)
+        assert response.status_code == 500
+        assert "policy.toml" in response.text
 
 
 def test_simultaneous_requests_for_a_report_compute_it_once_and_leave_the_server_responsive(
