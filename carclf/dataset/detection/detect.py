@@ -127,7 +127,8 @@ def _find_labels(source: _Source, sample: Table | None, test_ids: Mapping[int, s
     errors = {path: error for path, error in source.errors.items() if not is_sample(path)}
     return find_labels(Evidence(
         source.images.drop(index=list(test_ids)), [*tables, *source.coco.tables], source.lists, source.other_lists,
-        errors, [*source.files.others, *source.files.ignored], source.coco.unread, targets(sample), config.data))
+        errors, [*source.files.others, *source.files.ignored], source.coco.unread, targets(sample),
+        source.files.masks, config.data))
 
 
 def _find_unlabeled(source: _Source, labeled: Labeled, config: Config) -> tuple[dict[int, str], Detection]:
@@ -179,8 +180,8 @@ def _find_problems(source: _Source, images: pd.DataFrame) -> list[Finding]:
                 for folder in source.files.duplicates]
     if masks := source.files.masks:
         findings.append(Finding("ignored_data", masks[0], (
-            f"{format_count(len(masks), 'file is', 'files are')} called like masks of the images (first: {masks[0]}), "
-            "and not used.")))
+            f"{format_count(len(masks), 'file is', 'files are')} called like masks or copies of the images (first: "
+            f"{masks[0]}), and not used. If they are other images, rename them or their folder.")))
     findings += [Finding("ignored_data", path, f"The path is ignored: {reason}.")
                  for path, reason in source.files.ignored.items() if reason]
     roots = set(training_images(source.images)["root"])

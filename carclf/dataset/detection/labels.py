@@ -58,7 +58,8 @@ class Evidence:
 
     ``images`` are those that are not in the test set, ``tables`` those of the files and of JSON, ``lists`` those of
     subsets, ``other_lists`` text files that list images, ``errors`` those of unreadable tables, ``unread`` JSON files
-    that name images in a form that is not read, and ``targets`` the sample submission's columns.
+    that name images in a form that is not read, ``targets`` the sample submission's columns, and ``masks`` files that
+    are called like masks of the images.
     """
 
     images: pd.DataFrame
@@ -69,6 +70,7 @@ class Evidence:
     others: Sequence[str]
     unread: Sequence[str]
     targets: Sequence[str]
+    masks: Sequence[str]
     config: Data
 
 
@@ -268,6 +270,9 @@ def _from_prefixes(evidence: Evidence, joined: Sequence[Joined]) -> Labels:
         require_single_folder(evidence.images, prefixes)
     if prefixes is None:
         lists = [table.path for table in [*evidence.lists, *evidence.other_lists] if LABEL_COLUMN in table.rows]
+        if evidence.masks:
+            text += (f" {format_count(len(evidence.masks), 'file is', 'files are')} called like masks or copies of the "
+                     f"images (first: {evidence.masks[0]}); if it is in a class folder, rename that.")
         problem = describe_no_labels(evidence.images, evidence.others, [*lists, *evidence.unread], text)
         raise DataError(problem) if setting == "auto" else ConfigError(f"data.label_source is {setting}. {problem}")
     findings = [Finding("unmatched_label_table", path, (

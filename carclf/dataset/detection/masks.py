@@ -1,4 +1,4 @@
-"""Segmentation masks, which are files like images: masks/1.png of images/1.jpg, and 1_mask.png of 1.jpg."""
+"""Segmentation masks, which are files like images: masks/1.png of images/1.jpg, and 1_mask.png or 1.png of 1.jpg."""
 
 import re
 from collections import defaultdict
@@ -8,9 +8,12 @@ MIN_FRACTION = 0.9  # of a folder's images that have the name of an image
 _MASK_WORDS = {"mask", "masks", "trimap", "trimaps", "segmentation", "segmentations", "seg", "gt", "groundtruth",
                "truth", "label", "labels", "annotation", "annotations"}
 _IMAGE_WORDS = {"image", "images", "img", "imgs", "photo", "photos", "original", "originals", "input", "inputs"}
+_SURE_WORDS = {"masks", "trimaps", "segmentation", "segmentations", "groundtruth", "truth"}  # unlike labels, no class
 _MASK_STEM = re.compile(
-    r"^(.+)[ _-](?:masks?|seg|segmentation|trimap|gt|groundtruth|annotation|anno)(?:[ _-]?[0-9]+)?$", re.IGNORECASE)
+    r"^(.+)[ _-](?:masks?|seg|segmentation|trimap|gt|groundtruth|annotation|anno|labels?)(?:[ _-]?[0-9]+)?$",
+    re.IGNORECASE)
 _LOSSLESS = (".png", ".gif", ".bmp", ".tif", ".tiff")  # another format would change the classes of pixels
+_FORMATS = ((".jpg", ".jpeg", ".jfif", ".webp"), (".tif", ".tiff"), (".png", ".bmp", ".gif"))  # of photos first
 
 
 def find_masks(images: Mapping[str, Collection[str]]) -> dict[str, set[str]]:
@@ -18,33 +21,69 @@ def find_masks(images: Mapping[str, Collection[str]]) -> dict[str, set[str]]:
 
     A folder called like masks has masks if most of its files are called like those of folders that are called like
     images, with the same folders in them: segmentations/cat of images/cat. Next to other folders, it may be a class,
-    unless several classes have such a pair: shrimp/shrimp GT of shrimp/shrimp. A file such as 1_mask.png is the mask of
-    1.jpg in the same folder.
+    unless several classes have such a pair: shrimp/shrimp GT of shrimp/shrimp. In scans/1.png and masks/1_mask.png, the
+    names or the only other folder are the evidence. A file such as 1_mask.png is the mask of 1.jpg in the same folder,
+    and the files of one format are masks or copies if all are called like photos.
     """
     stems: dict[str, set[str]] = defaultdict(set)
+    children: dict[str, set[str]] = defaultdict(set)
     for folder, names in images.items():
-        kind, below = _kind(folder)
+        kind, parts, depth = _kind(folder)
         if kind == "image":
-            stems[below].update(map(_stem, names))
+            stems["/".join(parts[depth:]).lower()].update(map(_stem, names))
+        for level, part in enumerate(parts):
+            children["/".join(parts[:level])].add(part)
     siblings = _folders_of_siblings(images)
     masks = {}
     for folder, names in images.items():
-        kind, below = _kind(folder)
+        kind, parts, depth = _kind(folder)
+        below = "/".join(parts[depth:]).lower()
         known = set(map(_stem, images[siblings[folder]])) if folder in siblings else stems[below]
-        if kind == "mask" and _num_known(names, known) >= MIN_FRACTION * len(names):
+        if kind == "mask" and (_are_known(names, known) or _are_masks_of_siblings(folder, images, children)):
             masks[folder] = set(names)
         elif pairs := _masks_next_to_images(names):
             masks[folder] = pairs
     return masks
 
 
-def _num_known(names: Collection[str], stems: Collection[str]) -> int:
-    return sum(_stem(name) in stems or _stem_of_image(name) in stems for name in names)
+def _are_known(names: Collection[str], stems: Collection[str]) -> bool:
+    num_known = sum(_stem(name) in stems or _stem_of_image(name) in stems for name in names)
+    return num_known >= MIN_FRACTION * len(names)
+
+
+def _are_masks_of_siblings(
+    folder: str, images: Mapping[str, Collection[str]], children: Mapping[str, Collection[str]]
+) -> bool:
+    """Return True for files called like those of folders next to theirs, but _mask; or like those of the only one."""
+    _, parts, depth = _kind(folder)
+    others = [name for name in children["/".join(parts[: depth - 1])] if _kind(name)[0] != "mask"]
+    paths = ["/".join([*parts[: depth - 1], name, *parts[depth:]]) for name in others]
+    stems = {_stem(name) for path in paths for name in images.get(path, ())}
+    names = images[folder]
+    is_sure = any(_stem_of_image(name) in stems for name in names) or (
+        len(others) == 1 and not _SURE_WORDS.isdisjoint(_words(parts[depth - 1])))
+    return is_sure and all(name.lower().endswith(_LOSSLESS) for name in names) and _are_known(names, stems)
 
 
 def _masks_next_to_images(names: Collection[str]) -> set[str]:
     stems = set(map(_stem, names))
-    return {name for name in names if name.lower().endswith(_LOSSLESS) and _stem_of_image(name) in stems}
+    return _find_twins(names) | {
+        name for name in names if name.lower().endswith(_LOSSLESS) and _stem_of_image(name) in stems}
+
+
+def _find_twins(names: Collection[str]) -> set[str]:
+    """Return the files of a format of which nearly all are called like one in a format of photos: 1.png of 1.jpg.
+
+    A single one is no evidence.
+    """
+    twins: set[str] = set()
+    stems: set[str] = set()
+    for suffixes in _FORMATS:
+        same = [name for name in names if name.lower().endswith(suffixes)]
+        known = {name for name in same if _stem(name) in stems}
+        twins |= known if 1 < len(known) >= MIN_FRACTION * len(same) else set()
+        stems.update(map(_stem, same))
+    return twins
 
 
 def _stem(name: str) -> str:
@@ -57,14 +96,18 @@ def _stem_of_image(name: str) -> str:
     return match[1] if match else ""
 
 
-def _kind(folder: str) -> tuple[str, str]:
-    """Return mask or image, by the last folder in the path that is called like one, and the path below it."""
-    parts = folder.lower().split("/")
+def _kind(folder: str) -> tuple[str, list[str], int]:
+    """Return mask or image, by the last folder in the path that is called like one, the path's parts, and its depth."""
+    parts = folder.split("/")
     for depth in range(len(parts), 0, -1):
-        words = set(re.findall("[a-z]+", parts[depth - 1]))
+        words = _words(parts[depth - 1])
         if kind := "mask" if words & _MASK_WORDS else "image" if words & _IMAGE_WORDS else "":
-            return kind, "/".join(parts[depth:])
-    return "", ""
+            return kind, parts, depth
+    return "", parts, 0
+
+
+def _words(name: str) -> set[str]:
+    return set(map(str.lower, re.findall("[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)))
 
 
 def _folders_of_siblings(folders: Collection[str]) -> dict[str, str]:

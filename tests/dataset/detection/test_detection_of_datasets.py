@@ -380,6 +380,9 @@ def test_a_folder_with_the_same_class_folders_is_a_subset_by_its_name(layout_of:
      ("covid", "normal")),
     (["images/{label}_{n}.jpg"], ["annotations/trimaps/{label}_{n}.png"], ("covid", "normal")),
     (["images/{label}_{n}.jpg"], ["masks/{label}_{n}_mask.png"], ("covid", "normal")),
+    (["{label}/Imgs/{n}.jpg"], ["{label}/Imgs/{n}.png"], ("covid", "normal")),
+    (["{label}/{n}.jpg"], ["{label}/{n}_label.bmp"], ("covid", "normal")),
+    (["scans/{label}_{n}.jpg"], ["masks/{label}_{n}.png"], ("covid", "normal")),
 ])
 def test_masks_are_not_used(
     layout_of: Any, images: list[str], masks: list[str], class_names: tuple[str, ...]
@@ -391,16 +394,24 @@ def test_masks_are_not_used(
     assert [(finding.kind, finding.path) for finding in layout.findings] == [("ignored_data", min(of_masks))]
 
 
-def test_images_and_their_masks_alone_have_no_labels(layout_of: Any) -> None:
-    with pytest.raises(DataError, match="no labels"):
-        layout_of([f"{folder}/{n}.png" for folder in ("images", "masks") for n in range(4)])
+@pytest.mark.parametrize("paths", [
+    ["images/{}.png", "masks/{}.png"], ["scans/{}.png", "masks/{}.png"], ["CXR_png/{}.png", "mask/{}_mask.png"],
+    ["VOC/JPEGImages/{}.jpg", "VOC/SegmentationClassPNG/{}.png", "VOC/SegmentationClassVisualization/{}.jpg"]])
+def test_images_and_their_masks_alone_have_no_labels(layout_of: Any, paths: list[str]) -> None:
+    with pytest.raises(DataError, match=r"no labels.* called like masks"):
+        layout_of([path.format(n) for path in paths for n in range(4)])
+
+
+def test_two_files_of_one_stem_may_be_different_images(layout_of: Any) -> None:
+    images = [f"{label}/{n}.{suffix}" for label in ("oak", "elm") for n, suffix in ((0, "jpg"), (0, "png"), (1, "png"))]
+    assert len(layout_of(images).images) == 6
 
 
 @pytest.mark.parametrize("folders", [("with_mask", "without_mask"), ("mask", "no_mask"), ("mask", "bare"),
-                                     ("images/mask", "images/bare")])
+                                     ("images/mask", "images/bare"), ("face", "masks", "helmet"), ("labels", "notes")])
 def test_a_class_may_be_called_mask(layout_of: Any, folders: tuple[str, str]) -> None:
     layout = layout_of([f"{folder}/{n}.png" for folder in folders for n in range(4)])
-    assert len(layout.images) == 8 and layout.findings == ()
+    assert len(layout.images) == 4 * len(folders) and layout.findings == ()
 
 
 def test_the_tables_of_batches_name_the_images_in_their_folders(layout_of: Any) -> None:
