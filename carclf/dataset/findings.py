@@ -20,7 +20,7 @@ SEVERITY_BY_KIND: dict[str, str] = {
     "similar_classes": "warning", "combined_classes": "warning", "guessed_encoding": "warning",
     "empty_class_folder": "warning", "empty_class_column": "warning", "placeholder_class": "warning",
     "subset_class": "warning", "garbled_class": "warning", "unnamed_classes": "warning",
-    "unused_subsets": "warning",
+    "unused_subsets": "warning", "common_prefixes": "warning",
     "ignored_data": "warning", "ignored_file": "info",
     "wrong_file_extension": "info", "non_rgb_mode": "info", "exif_orientation": "info",
     "unknown_class": "error", "ambiguous_class": "error", "empty_class": "error", "too_few_images": "error",

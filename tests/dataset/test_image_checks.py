@@ -31,7 +31,7 @@ UNTESTED = {
     # of the layout and the archive
     "label_mismatch", "invalid_label_table", "unmatched_label_table", "empty_class_folder", "ambiguous_class",
     "similar_classes", "placeholder_class", "empty_class_column", "combined_classes", "guessed_encoding",
-    "garbled_class", "unnamed_classes", "subset_class", "unused_subsets",
+    "garbled_class", "unnamed_classes", "subset_class", "unused_subsets", "common_prefixes",
     "ignored_data", "ignored_file",
 }
 Planted = set[tuple[str, str]]

@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from carclf.dataset.detection.result import Detection, class_key, class_name, number_key
+from carclf.dataset.detection.subsets import role_of
 from carclf.dataset.detection.tables import LABEL_SEPARATOR, Table
 from carclf.dataset.findings import Finding, format_labels
 from carclf.errors import ConfigError, DataError
@@ -19,8 +20,7 @@ _NO_LABEL = {
     "unlabeled", "unlabelled", "not-labeled", "not-labelled", "no-label", "nolabel", "without-label", "unknown",
     "undefined", "unspecified", "missing", "none", "null", "nan", "na", "n-a", "todo", "tbd", "?",
 }
-# Names of folders, in lower case, and the role of the images if they are a subset; train may be a vehicle.
-_SUBSETS = {"test": "test", "testing": "test", "val": "val", "valid": "val", "validation": "val", "dev": "val"}
+_SETTINGS = {"val": "val_folder", "test": "test_folder", "predict": "test_folder"}  # train may be a vehicle
 # Of the code page in which names without an encoding are read.
 _CP437_SYMBOLS = {symbol for symbol in bytes(range(128, 256)).decode("cp437") if not symbol.isalpha()}
 NameMap = tuple[str, Mapping[str, str]]  # where they are, and the names by label
@@ -102,13 +102,14 @@ def _find_equal(names: Collection[str]) -> Iterator[Finding]:
 def _find_doubtful(names: Collection[str]) -> Iterator[Finding]:
     for name in sort_naturally(names):
         is_negative = name == "-1" and not any(other.startswith("-") for other in names if other != name)
-        if class_key(name) in _NO_LABEL or is_negative:
+        is_placeholder = class_key(name) in _NO_LABEL or is_negative
+        if is_placeholder:
             yield Finding("placeholder_class", name, (
                 f"'{name}' is used as a class, but may mean that there is no label. If so, remove its images, or "
                 "move them out of the training images."))
-        if role := _SUBSETS.get(name.casefold()):
+        if (setting := _SETTINGS.get(role_of(name))) and not is_placeholder:
             yield Finding("subset_class", name, (
-                f"'{name}' is used as a class, but may be a subset. If so, set data.{role}_folder to its folder."))
+                f"'{name}' is used as a class, but may be a subset. If so, set data.{setting} to its folder."))
     garbled = [name for name in sort_naturally(names) if not _CP437_SYMBOLS.isdisjoint(name)]
     for kind, doubtful, problem in (
         ("garbled_class", garbled, "may have a wrong name, because archives may not record the encoding of names. If "

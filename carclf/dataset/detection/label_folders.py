@@ -5,18 +5,20 @@ from collections.abc import Collection, Mapping, Sequence
 
 import pandas as pd
 
+from carclf.dataset.detection.files import image_stem
 from carclf.dataset.detection.ids import first_of_each
 from carclf.dataset.detection.label_tables import TableLabels
 from carclf.dataset.detection.result import class_key, number_key
 from carclf.dataset.detection.subsets import role_of
-from carclf.dataset.findings import format_labels
+from carclf.dataset.findings import Finding, format_labels
 from carclf.dataset.layout import match_ids
 from carclf.errors import ConfigError, DataError
-from carclf.formatting import format_count
+from carclf.formatting import format_count, format_list
 
 MIN_CLASS_FRACTION = 0.9  # of the training images that are directly in a class folder
 MAX_PREFIXES = 200
 MAX_PARTS = 20
+MAX_FIELDS = 3  # of names, next to the prefix; longer names are descriptions
 MIN_COMMON = 0.5  # fraction of the class folders that are classes of the table
 _PREFIXES = (r"^(.+?)(?:[._-]+[0-9]+)+\.[^.]+$", r"^([^._-]+)[._-].*[._-]")  # of file names: before numbers, first word
 _NUMBERED_CLASS = re.compile("class|label|categor|grade|stage|level|type|degree|score", re.IGNORECASE)
@@ -66,18 +68,27 @@ def are_parts(names: Collection[str]) -> bool:
     return len(stems) == 1 and any(map(str.isalpha, min(stems))) and len(names) <= MAX_PARTS
 
 
-def require_no_prefixes(images: pd.DataFrame, folders: "pd.Series[str]") -> None:
-    """Raise ConfigError if the class folders may be parts, such as part_1, that all have the same prefixes of names."""
-    names = set(folders) - {""}
-    if not are_parts(names) or _NUMBERED_CLASS.search(min(names)):
-        return
-    prefixes = read_prefixes(images)
-    if prefixes is not None:
-        by_folder = prefixes[folders.index].groupby(folders).agg(frozenset)
-        if by_folder.nunique() == 1:
-            raise ConfigError(f"The classes may be folders, such as {min(names)}, or prefixes of names, such as "
-                              f"{prefixes.min()}, which all of these folders have. Set data.label_source to folders or "
-                              "file_names.")
+def check_prefixes(images: pd.DataFrame, folders: "pd.Series[str]") -> list[Finding]:
+    """Return a finding if all class folders have the same prefixes of names, which may be the classes.
+
+    Prefixes with digits are cameras or patients. Raises ConfigError if the folders may be parts, such as part_1, or
+    have the same names of files, as copies have.
+    """
+    images = training_images(images)
+    names = set(folders[images.index]) - {""}
+    prefixes = None if _NUMBERED_CLASS.search(min(names)) and are_parts(names) else read_prefixes(images)
+    if prefixes is None or prefixes.groupby(folders).agg(frozenset).nunique() > 1:
+        return []
+    stems = images["path"].str.split("/").str[-1].map(image_stem)
+    are_copies = stems.groupby(folders).agg(frozenset).nunique() == 1
+    are_words = not any(re.search("[0-9]", prefix) for prefix in prefixes)
+    text = (f"The classes may be folders, such as {min(names)}, or prefixes of names, such as {prefixes.min()}, which "
+            "all of these folders have.")
+    if are_parts(names) or (are_copies and are_words):
+        copies = f", or data.train_folder to {min(names)} if the others have copies of its images" * are_copies
+        raise ConfigError(f"{text} Set data.label_source to folders or file_names{copies}.")
+    return [Finding("common_prefixes", min(names), (
+        f"{text} If the prefixes are the classes, set data.label_source to file_names."))] * are_words
 
 
 def match_classes(names: set[str], classes: set[str]) -> dict[str, str]:
@@ -168,6 +179,34 @@ def read_prefixes(images: pd.DataFrame, *, is_chosen: bool = False) -> "pd.Serie
     return None
 
 
+def require_single_field(images: pd.DataFrame, prefixes: "pd.Series[str]") -> None:
+    """Raise ConfigError if another part of the names may be the class: OK and NG of cam1_OK_1.jpg and cam2_NG_2.jpg.
+
+    Most prefixes must have most of its values. Numbers do not count, as in cam1 and P01, unless the prefixes are some.
+    """
+    train = prefixes[training_images(images).index]
+    stems = images.loc[train.index, "path"].str.split("/").str[-1].str.normalize("NFC").map(image_stem)
+    rests = pd.Series([stem[len(prefix):] for stem, prefix in zip(stems, train, strict=True)], train.index, dtype="str")
+    fields = rests.str.strip("._-").str.split("[._-]+", expand=True, regex=True)
+    fields = fields.loc[:, fields.notna().all() & (fields.nunique() > 1)]
+    for column in fields if len(fields.columns) <= MAX_FIELDS else []:
+        are_numbers = train.str.isdecimal().all() and fields[column].str.fullmatch("[0-9]").all()
+        values = fields[column] if are_numbers else fields[column].str.replace("[0-9]+", "", regex=True)
+        if _are_crossed(train, values):
+            raise ConfigError(
+                f"The classes may be the first part of the names, such as {format_labels(set(train))}, or another one, "
+                f"such as {format_labels(set(values))}. For the first part, set data.label_source to file_names. For "
+                "another one, add a table with a column of file names and one of classes, and set data.label_table.")
+
+
+def _are_crossed(first: "pd.Series[str]", second: "pd.Series[str]") -> bool:
+    """Return True if most pairs of the values occur, twice on average: the second ones do not depend on the first."""
+    num_pairs = len(pd.DataFrame({"first": first, "second": second}).drop_duplicates())
+    sizes = first.nunique(), second.nunique()
+    is_repeated = (second != "").all() and 1 < sizes[1] <= MAX_PARTS and 2 * num_pairs <= len(first)
+    return is_repeated and num_pairs > max(*sizes, sizes[0] * sizes[1] / 2)
+
+
 def _are_combined(prefixes: Collection[str]) -> bool:
     """Return True if prefixes are a class and something else: with numbers, or each first word with the same others."""
     words = [re.split("[._-]", prefix, maxsplit=1) for prefix in prefixes]
@@ -195,11 +234,13 @@ def _with_other_subsets(
 def require_single_root(images: pd.DataFrame) -> None:
     """Raise ConfigError if class folders are in several folders of training images, such as two sizes of them.
 
-    Folders that differ in a number, without a common class, such as train.X1 and train.X2 of ImageNet-100, are parts.
+    Folders that differ in a number, without a common class, such as train.X1 and train.X2 of ImageNet-100, are parts;
+    those of task1/train and task2/train are not.
     """
     folders = training_images(images)[["root", "subfolder"]].drop_duplicates()
     roots = sorted(folders["root"].unique())
-    if len(roots) > 1 and (folders["subfolder"].duplicated().any() or not are_parts(roots)):
+    is_single = len({root.rpartition("/")[0] for root in roots}) == 1 and are_parts(roots)
+    if len(roots) > 1 and (folders["subfolder"].duplicated().any() or not is_single):
         raise ConfigError(f"Several folders have training images in class folders: {', '.join(roots)}. Set "
                           "data.train_folder to one of them.")
 
@@ -214,6 +255,16 @@ def describe_unread_table(others: Collection[str], lists: Collection[str] = ()) 
             "a column of file names and one of classes, and set data.label_table to it.") if unread else ""
 
 
+def describe_subset(images: pd.DataFrame) -> str:
+    """Return the setting for images in a folder that is called like a subset, with a space before; "" for others."""
+    folders = set(images["subfolder"].str.partition("/")[0])
+    role = role_of(min(folders))
+    path = f"{images['root'].iloc[0]}/{min(folders)}".strip("/")
+    is_subset = len(folders) == 1 and role not in ("", "train")
+    setting = "val_folder" if role == "val" else "test_folder"
+    return f" If {path} is a subset, set data.{setting} to {path}." if is_subset else ""
+
+
 def describe_no_labels(images: pd.DataFrame, others: Collection[str], lists: Collection[str], reasons: str) -> str:
     """Return the message for images without labels, with the folders and label files that exist.
 
@@ -225,10 +276,15 @@ def describe_no_labels(images: pd.DataFrame, others: Collection[str], lists: Col
         return unread
     is_deeper = train["subfolder"].str.contains("/")
     if is_deeper.any():
+        subset = describe_subset(train[is_deeper])
         return (f"There are no labels: images must be directly in class folders, but {is_deeper.sum()} of {len(train)} "
-                f"are deeper (first: {train.loc[is_deeper, 'path'].iloc[0]}).{reasons} Set "
+                f"are deeper (first: {train.loc[is_deeper, 'path'].iloc[0]}).{reasons}"
+                f"{subset} {'Otherwise, set' if subset else 'Set'} "
                 f"{_describe_levels(train) or 'data.class_level to their level'}, or data.train_folder to the folder "
                 "with the class folders, or add a table with the labels and set data.label_table.")
+    if len(roots := sorted(set(train["root"]))) > 1 and train["subfolder"].any():
+        return (f"There are no labels: several folders have training images, {format_list(roots)}, and not all are in "
+                f"class folders.{reasons} Set data.train_folder to the one with the class folders.")
     if len(folders := set(train["folder"])) == 1:
         folder = folders.pop() or "the top folder"
         return (f"There are no labels: all training images ({len(train)}) are in one folder ({folder}).{reasons} Add a "

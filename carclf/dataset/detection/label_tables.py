@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from carclf.config.settings import Data
+from carclf.dataset.detection.files import image_stem
 from carclf.dataset.detection.given_subsets import FLAGS, has_unknown_subsets, is_called_like_flag, read_roles
 from carclf.dataset.detection.groups import is_group_column
 from carclf.dataset.detection.ids import ImageNames, Joined, describe_unmatched, first_of_each, join, join_by_keys
@@ -22,6 +23,7 @@ _NUMBER = re.compile(r"-?[0-9]*\.?[0-9]*")
 # Columns of numbers, in lower case, that describe an image file or a box.
 _MEASURE = re.compile("(image|img|file|box|bbox)?_?(width|height|w|h|size|bytes|area|depth|channels|dpi)"
                       "|[xy](_?(min|max|[0-9]))?|license|iscrowd|date_captured")
+_DATE = re.compile(r"([0-9]{4}([-/.:])[0-9]{1,2}\2[0-9]{1,2}|[0-9]{1,2}([-/.])[0-9]{1,2}\3[0-9]{4})([ T].*)?")
 _NAME_OF_TAGS = re.compile("tags|attributes|annotations")  # of a column, in lower case
 
 
@@ -258,7 +260,7 @@ def _choose_column(table: Table, columns: Sequence[str], targets: Sequence[str],
             f"{table.path}: the classes may be in {usual[0]}, which has {rows[usual[0]].nunique()} different values in "
             f"{len(rows)} rows, or in {fitting[0]}. Set data.label_column to one of the columns.")
     usual = [column for column in usual if column in fitting]
-    if table.is_json and not usual and all(_is_measure(column, rows[column]) for column in fitting):
+    if not usual and all(_is_measure(column, rows[column]) for column in fitting):
         return "", 0
     return (_only(table, usual or fitting), int(bool(usual))) if fitting else ("", 0)
 
@@ -281,8 +283,10 @@ def _may_be_label(values: "pd.Series[str]", column: str, is_usual: bool) -> bool
 
 
 def _is_measure(column: str, values: "pd.Series[str]") -> bool:
-    """Return True for numbers in a column called like width."""
-    return bool(_MEASURE.fullmatch(column.lower())) and all(map(_NUMBER.fullmatch, values.unique()))
+    """Return True for dates, and for numbers in a column called like width."""
+    distinct = values.unique()
+    are_numbers = bool(_MEASURE.fullmatch(column.lower())) and all(map(_NUMBER.fullmatch, distinct))
+    return are_numbers or all(map(_DATE.fullmatch, distinct))
 
 
 def _lists(distinct: set[str], column: str) -> list[str]:
@@ -357,6 +361,17 @@ def _may_be_unranked(candidate: TableLabels, train: Sequence[TableLabels], has_r
         and label_columns.isdisjoint(candidate.joined.table.rows.columns))
 
 
+def _require_no_versions(tables: Sequence[TableLabels]) -> None:
+    """Raise ConfigError if most ids of two tables differ only in the extension: versions of the same images."""
+    ids = [set(table.joined.table.rows[table.joined.id_column]) for table in tables]
+    stems = [set(map(image_stem, names)) for names in ids]
+    for number in range(1, len(tables)):
+        if ids[0].isdisjoint(ids[number]) and 2 * len(stems[0] & stems[number]) > len(stems[0]):
+            paths = f"{tables[0].joined.path} and {tables[number].joined.path}"
+            raise ConfigError(f"Most images of {paths} differ only in the extension (first: {min(ids[0])}), and may be "
+                              "versions of the same ones. Set data.train_folder to the folder of one version.")
+
+
 def combine(candidates: Sequence[TableLabels]) -> list[TableLabels]:
     """Return the tables that give the labels: for each subset in a table's name, those with the best column.
 
@@ -379,5 +394,6 @@ def combine(candidates: Sequence[TableLabels]) -> list[TableLabels]:
         if others and not are_parts:
             paths = ", ".join(sorted(candidate.joined.path for candidate in (first, *others)))
             raise ConfigError(f"Several tables may have the labels: {paths}. Set data.label_table to one of them.")
+        _require_no_versions([first, *others])
         result += [first, *others]
     return result

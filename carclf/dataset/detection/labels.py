@@ -22,13 +22,15 @@ from carclf.dataset.detection.label_findings import (
 )
 from carclf.dataset.detection.label_folders import (
     are_parts,
+    check_prefixes,
     describe_no_labels,
+    describe_subset,
     describe_unread_table,
     labels_of_other_subsets,
     match_classes,
     read_class_folders,
     read_prefixes,
-    require_no_prefixes,
+    require_single_field,
     require_single_folder,
     require_single_root,
 )
@@ -140,18 +142,19 @@ def find_labels(evidence: Evidence) -> Labeled:
 
 
 def _without_weak(tables: list[TableLabels], prefixes: "pd.Series[str]") -> list[TableLabels]:
-    """Return the tables without predictions. Raises ConfigError for JSON fields that are not called like label.
+    """Return the tables without predictions. Raises ConfigError for columns that are not called like label.
 
     ``prefixes`` are those of the images' names, which may be the labels as well.
     """
     tables = [table for table in tables if table.role != "predict"]
-    if tables and all(table.rank == 0 and table.joined.table.is_json for table in tables):
+    if tables and all(table.rank == 0 for table in tables):
         first, values = tables[0], tables[0].values
         both = values.index.intersection(prefixes.index)
         if not are_same_classes(prefixes[both], values[both]):
+            kind = "json" if first.joined.table.is_json else "table"
             raise ConfigError(f"The classes may be prefixes of names, such as {prefixes.min()}, or {first.column} of "
                               f"{first.joined.path}, such as {values.max()}. Set data.label_source to file_names or "
-                              "json.")
+                              f"{kind}.")
     return tables
 
 
@@ -268,6 +271,7 @@ def _from_prefixes(evidence: Evidence, joined: Sequence[Joined]) -> Labels:
                           "data.label_source to file_names.")
     if prefixes is not None and setting == "auto":
         require_single_folder(evidence.images, prefixes)
+        require_single_field(evidence.images, prefixes)
     if prefixes is None:
         lists = [table.path for table in [*evidence.lists, *evidence.other_lists] if LABEL_COLUMN in table.rows]
         if evidence.masks:
@@ -331,8 +335,8 @@ def _is_table_per_folder(images: pd.DataFrame, tables: Sequence[TableLabels]) ->
 
 def _from_folders(evidence: Evidence, folders: "pd.Series[str]", tables: Sequence[TableLabels]) -> Labels:
     """Return the folders' labels, checked against the tables; or the tables' if the folders are not their classes."""
-    if evidence.config.label_source == "auto" and not (tables or evidence.config.class_level):
-        require_no_prefixes(evidence.images, folders)
+    may_be_prefixes = evidence.config.label_source == "auto" and not (tables or evidence.config.class_level)
+    findings = check_prefixes(evidence.images, folders) if may_be_prefixes else []
     _require_usable(tables, evidence.config, set(folders) - {""})
     values = first_of_each(pd.concat([table.values for table in tables])) if tables else pd.Series(dtype="object")
     values = values[values.index.isin(folders.index[folders != ""])]
@@ -352,10 +356,12 @@ def _from_folders(evidence: Evidence, folders: "pd.Series[str]", tables: Sequenc
             classes = {name: label for label, name in names.items()}
     require_single_root(evidence.images)
     labels = folders.map(lambda name: classes.get(name, name))
-    stray = evidence.images.loc[folders.index[folders == ""], "path"].tolist()
-    findings = [Finding("unknown_class", stray[0], (
-        f"{format_count(len(stray), 'training image is', 'training images are')} not directly in a class folder "
-        f"(first: {stray[0]}). Move each into the folder of its class, or remove it."))] if stray else []
+    outside = evidence.images.loc[folders.index[folders == ""]]
+    if stray := outside["path"].tolist():
+        subset = describe_subset(outside)
+        findings.append(Finding("unknown_class", stray[0], (
+            f"{format_count(len(stray), 'training image is', 'training images are')} not directly in a class folder "
+            f"(first: {stray[0]}).{subset or ' Move each into the folder of its class, or remove it.'}")))
     text = (f"{format_count(folders[folders != ''].nunique(), 'class folder')} with "
             f"{format_count(len(folders), 'image')}")
     if classes:

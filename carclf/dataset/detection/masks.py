@@ -54,14 +54,19 @@ def _are_known(names: Collection[str], stems: Collection[str]) -> bool:
 def _are_masks_of_siblings(
     folder: str, images: Mapping[str, Collection[str]], children: Mapping[str, Collection[str]]
 ) -> bool:
-    """Return True for files called like those of folders next to theirs, but _mask; or like those of the only one."""
+    """Return True for files called like those of folders next to theirs, but _mask; or like those of the only one.
+
+    A pair such as train and train_masks, or face and face_mask, may be two classes.
+    """
     _, parts, depth = _kind(folder)
-    others = [name for name in children["/".join(parts[: depth - 1])] if _kind(name)[0] != "mask"]
+    words = _words(parts[depth - 1])
+    others = [name for name in children["/".join(parts[: depth - 1])]
+              if _kind(name)[0] != "mask" and words.isdisjoint(_words(name))]
     paths = ["/".join([*parts[: depth - 1], name, *parts[depth:]]) for name in others]
     stems = {_stem(name) for path in paths for name in images.get(path, ())}
     names = images[folder]
     is_sure = any(_stem_of_image(name) in stems for name in names) or (
-        len(others) == 1 and not _SURE_WORDS.isdisjoint(_words(parts[depth - 1])))
+        len(others) == 1 and not words.isdisjoint(_SURE_WORDS))
     return is_sure and all(name.lower().endswith(_LOSSLESS) for name in names) and _are_known(names, stems)
 
 

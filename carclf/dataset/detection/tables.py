@@ -48,10 +48,13 @@ class Table:
     def role(self) -> str:
         """The subset that the file's name contains, such as val for val_labels.csv, else that of its folder.
 
-        It is predict for test_predictions.csv.
+        In a folder of validation or test images, the folder counts first: validation/phase_test.csv has the labels of
+        its images. It is predict for test_predictions.csv.
         """
         roles = roles_of(PurePosixPath(self.path).stem)
-        return "predict" if "predict" in roles else next(iter(roles), self.folder_role)
+        if "predict" in roles:
+            return "predict"
+        return self.folder_role if self.folder_role in ("val", "test") else next(iter(roles), self.folder_role)
 
     @property
     def is_json(self) -> bool:

@@ -1,5 +1,6 @@
 """The layouts of datasets and of own folders, without a sample submission."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -367,6 +368,31 @@ def test_training_folders_of_classes_are_the_classes(layout_of: Any) -> None:
     assert layout_of(images).class_names == ("training_fake", "training_real")
 
 
+@pytest.mark.parametrize(("folder", "setting"), [("validation", "val_folder"), ("test", "test_folder")])
+@pytest.mark.parametrize("num_images", [9, 60])
+def test_class_folders_in_a_subset_next_to_others_name_the_setting(
+    layout_of: Any, folder: str, setting: str, num_images: int
+) -> None:
+    """Below 90% of images in class folders there are no labels; above, the others are a finding."""
+    images = [f"{label}/{n}.jpg" for label in ("cats", "dogs") for n in range(num_images)]
+    images += [f"{folder}/{label}/{n}.jpg" for label in ("cats", "dogs") for n in range(3)]
+    pattern = rf"data\.{setting} to {folder}"
+    if num_images > 9:
+        assert re.search(pattern, layout_of(images).findings[0].message)
+    else:
+        with pytest.raises(DataError, match=pattern):
+            layout_of(images)
+    assert len(layout_of(images, **{setting: folder}).images) == len(images)
+
+
+def test_training_folders_without_classes_next_to_others_name_the_setting(layout_of: Any) -> None:
+    images = [f"data/{role}/{label}/{n}.jpg" for role in ("train", "val") for label in "ab" for n in range(4)]
+    images += [f"runs/classify/train/{n}.png" for n in range(4)]
+    with pytest.raises(DataError, match=r"data/train.*data\.train_folder"):
+        layout_of(images, {"runs/classify/train/results.csv": "epoch,loss\n1,0.5\n"})
+    assert layout_of(images, train_folder="data/train").class_names == ("a", "b")
+
+
 def test_a_folder_with_the_same_class_folders_is_a_subset_by_its_name(layout_of: Any) -> None:
     images = [f"{folder}/{label}/{label}-{n}.tif" for folder in ("NCT-CRC-HE-100K", "CRC-VAL-HE-7K")
               for label in ("ADI", "LYM", "TUM") for n in range(2)]
@@ -420,6 +446,18 @@ def test_the_tables_of_batches_name_the_images_in_their_folders(layout_of: Any) 
         f"{n}.jpg,{['ok', 'bad'][(n + batch) % 2]}\n" for n in range(4)) for batch in (1, 2)}
     labels = layout_of(images, tables).images.set_index("path")["label"]
     assert labels["batch1/0.jpg"] == "bad" and labels["batch2/0.jpg"] == "ok" and len(labels) == 8
+
+
+@pytest.mark.parametrize("folders", [("rgb", "bands"), ("v1", "v2")])
+def test_tables_of_two_formats_of_the_images_need_the_training_folder(layout_of: Any, folders: tuple[str, str]) -> None:
+    names = {folder: [f"{label}/{label}_{n}.{suffix}" for label in "ab" for n in range(4)]
+             for folder, suffix in zip(folders, ("jpg", "tif"), strict=True)}
+    tables = {f"{folder}/train.csv": "Filename,Label\n" + "".join(f"{name},{name[0]}\n" for name in names[folder])
+              for folder in folders}
+    images = [f"{folder}/{name}" for folder in folders for name in names[folder]]
+    with pytest.raises(ConfigError, match=r"data\.train_folder"):
+        layout_of(images, tables)
+    assert len(layout_of(images, tables, train_folder=folders[0]).class_names) == 2
 
 
 def test_tables_whose_headers_differ_in_case_are_parts(layout_of: Any) -> None:
@@ -478,6 +516,53 @@ def test_parts_that_all_have_the_same_prefixes_need_the_setting(layout_of: Any, 
         layout_of(images)
     assert layout_of(images, label_source="file_names").class_names == ("glioma", "healthy")
     assert len(layout_of(images, label_source="folders").class_names) == 3
+
+
+@pytest.mark.parametrize(("folders", "setting"), [
+    (("originals", "thumbnails"), "train_folder"), (("cam_left", "cam_right"), "label_source")])
+def test_folders_with_the_same_names_may_be_copies(layout_of: Any, folders: tuple[str, str], setting: str) -> None:
+    images = [f"{folder}/{label}_{n}.jpg" for folder in folders for label in ("cat", "dog") for n in range(3)]
+    with pytest.raises(ConfigError, match=rf"data\.{setting}"):
+        layout_of(images)
+    assert layout_of(images, label_source="folders").findings == ()
+    assert layout_of(images, train_folder=folders[0]).class_names == ("cat", "dog")
+
+
+@pytest.mark.parametrize(("prefixes", "num_findings"), [
+    ("ok defect", 1), ("cam1 cam2", 0), ("P01 P02", 0), ("IMG DSC", 0)])
+def test_common_prefixes_of_folders_are_a_warning_if_they_are_words(
+    layout_of: Any, prefixes: str, num_findings: int
+) -> None:
+    images = [f"{folder}/{prefix}_{n}{number}.jpg" for number, folder in enumerate(("january", "may"))
+              for prefix in prefixes.split() for n in range(3)]
+    layout = layout_of(images)
+    assert layout.class_names == ("january", "may")
+    assert [finding.kind for finding in layout.findings] == ["common_prefixes"] * num_findings
+
+
+def test_prefixes_of_other_subsets_do_not_matter_next_to_class_folders(layout_of: Any) -> None:
+    images = [f"train/{label}/{prefix}_{n}.jpg" for label in "ab" for prefix in ("top", "low") for n in range(2)]
+    layout = layout_of([*images, *(f"val/{label}/{prefix}_{n}.jpg" for label in "ab" for n, prefix in enumerate(
+        ("top", "top", "far")))], label_source="folders")
+    assert layout.images["source"].value_counts().to_dict() == {"train": 8, "val": 6}
+
+
+@pytest.mark.parametrize("names", [
+    "cam1_OK cam1_NG cam2_OK cam2_NG", "20240101_OK 20240101_NG 20240102_OK 20240102_NG",
+    "berlin_healthy berlin_sick ulm_healthy ulm_sick", "KA.AN1 KA.HA1 KL.AN2 KL.HA1", "20_0_1 20_1_0 21_0_1 21_1_1"])
+def test_several_parts_of_names_that_may_be_the_class_need_the_setting(layout_of: Any, names: str) -> None:
+    images = [f"images/{name}_{n:03}.jpg" for name in names.split() for n in range(3)]
+    with pytest.raises(ConfigError, match=r"data\.label_source to file_names.*data\.label_table"):
+        layout_of(images)
+    assert len(layout_of(images, label_source="file_names").class_names) == 2
+
+
+@pytest.mark.parametrize("names", [
+    "apple_cam1 apple_cam2 pear_cam1 pear_cam2", "ok_P01 ok_P02 ng_P01 ng_P02", "dog_beagle dog_husky cat_tabby",
+    "ok_20240101 ok_20240102 ng_20240101 ng_20240102"])
+def test_numbers_and_kinds_after_a_prefix_are_no_classes(layout_of: Any, names: str) -> None:
+    images = [f"images/{name}_{n:03}_x.jpg" for name in names.split() for n in range(3)]
+    assert len(layout_of(images).class_names) == 2
 
 
 @pytest.mark.parametrize("folder", ["grade_{}", "class{}", "{}"])

@@ -102,7 +102,10 @@ def test_prefixes_with_several_words_label_given_subsets(layout_of: Any) -> None
     assert layout.images["source"].value_counts().to_dict() == {"train": 8, "val": 8}
 
 
-@pytest.mark.parametrize(("name", "setting"), [("test", "test_folder"), ("Valid", "val_folder"), ("train", "")])
+@pytest.mark.parametrize(("name", "setting"), [
+    ("test", "test_folder"), ("Valid", "val_folder"), ("train", ""), ("test_images", "test_folder"),
+    ("Test1", "test_folder"), ("Test cases", "test_folder"), ("predict", "test_folder"),
+    ("validation_images", "val_folder")])
 def test_a_class_called_like_a_subset_is_reported(layout_of: Any, name: str, setting: str) -> None:
     images = [f"{folder}/{n}.jpg" for folder in ("bus", "car", "van", name) for n in range(2)]
     layout = layout_of(images)
@@ -146,6 +149,18 @@ def test_a_table_of_test_images_without_labels_changes_nothing(layout_of: Any) -
     layout = layout_of([*images, *(f"test/{name}" for name in NAMES)], tables)
     assert layout.images["source"].value_counts().to_dict() == {"train": 8, "test": 8}
     assert layout.images["group"].value_counts().to_dict() == {"p00": 4, "p01": 4, "": 8}
+
+
+@pytest.mark.parametrize("labels", ["suv van", "0 1"])
+def test_the_folder_of_a_table_counts_before_its_name(layout_of: Any, labels: str) -> None:
+    """Validation and test images have the same names."""
+    images = [f"training_data/{label}/t{n}.bmp" for label in labels.split() for n in range(3)]
+    images += [f"{folder}/{n}.bmp" for folder in ("validation_data/prelim", "testing_data/final") for n in range(4)]
+    table = "id,label\n" + "".join(f"{n}.bmp,{labels.split()[n % 2]}\n" for n in range(4))
+    layout = layout_of(images, {"validation_data/C_test_prelim_labels.csv": table})
+    val = layout.images[layout.images["source"] == "val"]
+    assert val["path"].tolist() == images[6:10] and val["label"].tolist() == labels.split() * 2
+    assert layout.images["source"].value_counts().to_dict() == {"train": 6, "val": 4, "test": 4}
 
 
 def test_a_table_in_the_only_folder_has_no_subset(layout_of: Any) -> None:

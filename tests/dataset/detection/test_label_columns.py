@@ -235,6 +235,13 @@ def test_keys_belong_to_the_table_of_the_same_subset(layout_of: Any) -> None:
     assert val["path"].tolist() == images[12:] and val["label"].tolist() == list("aaabbb")
 
 
+def test_training_folders_of_numbered_tasks_are_not_parts(layout_of: Any) -> None:
+    images = [f"task{task}/{role}/{label}/{n}.jpg" for task, labels in ((1, "ab"), (2, "cd")) for label in labels
+              for role in ("train", "val") for n in range(3)]
+    with pytest.raises(ConfigError, match=r"data\.train_folder"):
+        layout_of(images)
+
+
 def test_other_training_folders_are_not_parts(layout_of: Any) -> None:
     images = [f"{folder}/{n}.jpg" for n in range(3) for folder in (
         "train/cat", "train/dog", "train_masks/cat_mask", "train_masks/dog_mask")]
@@ -254,6 +261,22 @@ def test_measures_next_to_another_column_are_ambiguous(layout_of: Any) -> None:
     table = table_of("file,width,camera", ["640", "480"], ["a", "b", "c"])
     with pytest.raises(AmbiguousColumnError, match=r"data\.label_column"):
         layout_of(IMAGES, {"metadata.csv": table})
+
+
+@pytest.mark.parametrize("column", ["date", "width"])
+def test_dates_and_measures_alone_are_no_labels(layout_of: Any, column: str) -> None:
+    values = {"date": ["2024-05-01", "2024-05-02 10:00"], "width": ["640", "480"]}[column]
+    images = [f"photos/{('cat', 'dog')[n % 2]}_{n}.jpg" for n in range(8)]
+    table = f"file,{column}\n" + "".join(f"{path},{values[n // 4]}\n" for n, path in enumerate(images))
+    assert layout_of(images, {"photos.csv": table}).class_names == ("cat", "dog")
+
+
+def test_a_column_with_another_name_is_ambiguous_next_to_prefixes(layout_of: Any) -> None:
+    images = [f"photos/{('cat', 'dog')[n % 2]}_{n}.jpg" for n in range(8)]
+    tables = {"photos.csv": "file,camera\n" + "".join(f"{path},{'xy'[n // 4]}\n" for n, path in enumerate(images))}
+    with pytest.raises(ConfigError, match=r"data\.label_source to file_names or table"):
+        layout_of(images, tables)
+    assert layout_of(images, tables, label_source="table").class_names == ("x", "y")
 
 
 def test_measures_next_to_class_folders_are_no_labels(layout_of: Any) -> None:
