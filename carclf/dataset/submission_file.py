@@ -27,14 +27,14 @@ def submission_table(
     columns = {form.id_column: list(sample.test_ids)}
     if form.kind == "label":
         columns[form.columns[0]] = [form.values[class_names[position]] for position in probabilities.argmax(1)]
-        return pd.DataFrame(columns, dtype="str")
+        return pd.DataFrame(columns, dtype="str")[form.header]
     column_by_class = {form.positive_class: form.columns[0]} if form.kind == "positive" else form.values
     zeros = np.zeros(len(probabilities))
     values = {column_by_class[name]: probabilities[:, number] for number, name in enumerate(class_names)
               if name in column_by_class}
     for column in form.columns:
         columns[column] = [f"{value:.{DIGITS}f}" for value in values.get(column, zeros)]
-    return pd.DataFrame(columns, dtype="str")
+    return pd.DataFrame(columns, dtype="str")[form.header]
 
 
 def check_submission(text: str, sample: SampleSubmission, form: SubmissionFormat) -> None:
@@ -45,12 +45,14 @@ def check_submission(text: str, sample: SampleSubmission, form: SubmissionFormat
 
 def _problem(rows: list[list[str]], sample: SampleSubmission, form: SubmissionFormat) -> str:
     """Return what is wrong with the rows, or an empty string."""
-    header = [form.id_column, *form.columns]
+    header = form.header
     if not rows or rows[0] != header:
         return f"has the columns {rows[:1]!s:.200}, not {header!s:.200}"
     if malformed := [row for row in rows if len(row) != len(header)]:
         return (f"has a row of {format_count(len(malformed[0]), 'value')}, {malformed[0]!r:.80}, where {len(header)} "
                 "are expected")
+    for row in rows:
+        row.insert(0, row.pop(form.id_position))
     ids = [row[0] for row in rows[1:]]
     if num_repeated := len(ids) - len(set(ids)):
         return f"has {num_repeated} repeated ids"

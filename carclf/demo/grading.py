@@ -23,6 +23,8 @@ def grade(competition: Competition, data: bytes) -> tuple[str, str]:
         rows = [row for row in csv.reader(data.decode("utf-8-sig").splitlines()) if row]
     except (UnicodeDecodeError, csv.Error) as error:
         return "", f"The file is not a valid CSV: {error}"
+    position = rows[0].index(competition.columns[0]) if rows and competition.columns[0] in rows[0] else 0
+    rows = [row[position:position + 1] + row[:position] + row[position + 1:] for row in rows]  # ids first
     if problem := _table_error(competition, rows):
         return "", problem
     values = {row[0]: row[1:] for row in rows[1:]}

@@ -1,5 +1,7 @@
 """The content of submission.csv in each of its forms, and files that are not sent."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -53,6 +55,17 @@ def test_probabilities_of_any_number_of_classes_pass_the_check(num_classes: int,
     table = submission_table(sample, form, names, values / values.sum(1, keepdims=True))
     assert table[names].map(len).eq(DIGITS + 2).all(axis=None)
     check_submission(table.to_csv(index=False), sample, form)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.kind)
+def test_the_ids_are_written_where_the_sample_has_them(form: SubmissionFormat) -> None:
+    form = replace(form, id_position=1)
+    text = csv_text(form)
+    header = [form.columns[0], form.id_column, *form.columns[1:]]
+    assert text.splitlines()[0] == ",".join(header)
+    check_submission(text, SampleSubmission(IDS, form), form)
+    with pytest.raises(DataError, match="has the columns"):
+        check_submission(csv_text(replace(form, id_position=0)), SampleSubmission(IDS, form), form)
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.kind)

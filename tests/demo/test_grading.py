@@ -92,6 +92,11 @@ def test_an_invalid_table_of_probabilities_has_no_score(
     assert error != ""
 
 
+def test_the_ids_may_be_in_another_column() -> None:
+    rows = [",".join(("species", "id")), *(f"{name},{image_id}" for image_id, name in NAMES.items())]
+    assert grade(MACRO, "\n".join(rows).encode()) == ("1.00000", "")
+
+
 def test_a_truth_of_one_class_has_no_roc_auc() -> None:
     same = competition(dict.fromkeys(IDS, "1"), ("id", "x"), "roc_auc", "positive")
     score, error = grade(same, csv(same.columns, {name: [0.5] for name in IDS}))

@@ -51,7 +51,7 @@ def detect(folder: Path, config: Config, evaluation_metric: str = "") -> Layout:
     names the setting that decides.
     """
     source = _read_source(folder, config)
-    sample = find_sample(source.tables, source.errors, config.submit.sample)
+    sample = find_sample(source.tables, source.errors, source.images, config)
     test_ids, detections = _find_sample_images(source, sample, config)
     labeled = _find_labels(source, sample, test_ids, config)
     labels = labeled.labels
@@ -112,7 +112,7 @@ def _find_sample_images(
     if not sample:
         return {}, []
     images = source.images
-    tables = [table for table in [*source.tables, *source.coco.tables] if table is not sample]
+    tables = [table for table in [*source.tables, *source.coco.tables] if table.path != sample.path]
     ids, detection = find_sample_images(images, sample, config.data, source.coco.file_names, tables)
     roots = set(images.loc[list(ids), "root"]) - {""}
     is_test = images["role"].isin(["test", "predict"]) & images["root"].isin(roots)
@@ -123,7 +123,8 @@ def _find_sample_images(
 
 
 def _find_labels(source: _Source, sample: Table | None, test_ids: Mapping[int, str], config: Config) -> Labeled:
-    tables = [table for table in source.tables if not is_sample(table.path) and table is not sample]
+    tables = [table for table in source.tables
+              if not is_sample(table.path) and not (sample and table.path == sample.path)]
     errors = {path: error for path, error in source.errors.items() if not is_sample(path)}
     return find_labels(Evidence(
         source.images.drop(index=list(test_ids)), [*tables, *source.coco.tables], source.lists, source.other_lists,
@@ -218,6 +219,6 @@ def _first_word(table: Table) -> str:
 def _describe_submission(submission: SubmissionFormat | None) -> Detection:
     if submission is None:
         return Detection("submission", "none", "no table is named like a sample submission")
-    columns = ",".join((submission.id_column, *submission.columns))
+    columns = ",".join(submission.header)
     positive = f" of {submission.positive_class}" if submission.positive_class else ""
     return Detection("submission", submission.kind + positive, f"{submission.sample} has the columns {columns[:200]}")

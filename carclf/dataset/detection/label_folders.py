@@ -76,12 +76,14 @@ def check_prefixes(images: pd.DataFrame, folders: "pd.Series[str]") -> list[Find
     """
     images = training_images(images)
     names = set(folders[images.index]) - {""}
-    prefixes = None if _NUMBERED_CLASS.search(min(names)) and are_parts(names) else read_prefixes(images)
+    first = images[folders[images.index] == min(names)]
+    may_have = read_prefixes(first) is not None and not (_NUMBERED_CLASS.search(min(names)) and are_parts(names))
+    prefixes = read_prefixes(images) if may_have else None
     if prefixes is None or prefixes.groupby(folders).agg(frozenset).nunique() > 1:
         return []
     stems = images["path"].str.split("/").str[-1].map(image_stem)
     are_copies = stems.groupby(folders).agg(frozenset).nunique() == 1
-    are_words = not any(re.search("[0-9]", prefix) for prefix in prefixes)
+    are_words = not prefixes.str.contains("[0-9]").any()
     text = (f"The classes may be folders, such as {min(names)}, or prefixes of names, such as {prefixes.min()}, which "
             "all of these folders have.")
     if are_parts(names) or (are_copies and are_words):
@@ -203,7 +205,7 @@ def _are_crossed(first: "pd.Series[str]", second: "pd.Series[str]") -> bool:
     """Return True if most pairs of the values occur, twice on average: the second ones do not depend on the first."""
     num_pairs = len(pd.DataFrame({"first": first, "second": second}).drop_duplicates())
     sizes = first.nunique(), second.nunique()
-    is_repeated = (second != "").all() and 1 < sizes[1] <= MAX_PARTS and 2 * num_pairs <= len(first)
+    is_repeated = bool((second != "").all()) and 1 < sizes[1] <= MAX_PARTS and 2 * num_pairs <= len(first)
     return is_repeated and num_pairs > max(*sizes, sizes[0] * sizes[1] / 2)
 
 
@@ -282,7 +284,8 @@ def describe_no_labels(images: pd.DataFrame, others: Collection[str], lists: Col
                 f"{subset} {'Otherwise, set' if subset else 'Set'} "
                 f"{_describe_levels(train) or 'data.class_level to their level'}, or data.train_folder to the folder "
                 "with the class folders, or add a table with the labels and set data.label_table.")
-    if len(roots := sorted(set(train["root"]))) > 1 and train["subfolder"].any():
+    num_folders = train[train["subfolder"] != ""].groupby("root")["subfolder"].nunique()
+    if len(roots := sorted(set(train["root"]))) > 1 and (num_folders > 1).any():
         return (f"There are no labels: several folders have training images, {format_list(roots)}, and not all are in "
                 f"class folders.{reasons} Set data.train_folder to the one with the class folders.")
     if len(folders := set(train["folder"])) == 1:

@@ -144,10 +144,12 @@ def find_labels(evidence: Evidence) -> Labeled:
 def _without_weak(tables: list[TableLabels], prefixes: "pd.Series[str]") -> list[TableLabels]:
     """Return the tables without predictions. Raises ConfigError for columns that are not called like label.
 
-    ``prefixes`` are those of the images' names, which may be the labels as well.
+    ``prefixes`` are those of the images' names, which may be the labels as well; numbers, such as those of patients,
+    may be labels next to JSON only.
     """
     tables = [table for table in tables if table.role != "predict"]
-    if tables and all(table.rank == 0 for table in tables):
+    are_words = not prefixes.str.contains("[0-9]").any()
+    if tables and all(table.rank == 0 and (are_words or table.joined.table.is_json) for table in tables):
         first, values = tables[0], tables[0].values
         both = values.index.intersection(prefixes.index)
         if not are_same_classes(prefixes[both], values[both]):

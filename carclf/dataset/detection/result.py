@@ -55,10 +55,10 @@ def number_key(name: str) -> str:
 class SubmissionFormat:
     """The form of a submission.
 
-    ``sample`` is the path of the sample submission in the source, ``id_column`` its first column, and ``columns`` the
-    others in order. ``kind`` is what they contain: the class (label), the probability of ``positive_class``
-    (positive), or a probability per class (probabilities). ``values`` maps each class name to the text that a label
-    submission contains, or to the column of its probability.
+    ``sample`` is the path of the sample submission in the source, ``id_column`` its column of ids, ``columns`` the
+    others in order, and ``id_position`` that of the ids in the file. ``kind`` is what the columns contain: the class
+    (label), the probability of ``positive_class`` (positive), or a probability per class (probabilities). ``values``
+    maps each class name to the text that a label submission contains, or to the column of its probability.
     """
 
     sample: str
@@ -67,6 +67,12 @@ class SubmissionFormat:
     kind: Literal["label", "positive", "probabilities"]
     values: dict[str, str]
     positive_class: str = ""
+    id_position: int = 0
+
+    @property
+    def header(self) -> list[str]:
+        """The columns in the order of the sample."""
+        return [*self.columns[:self.id_position], self.id_column, *self.columns[self.id_position:]]
 
     def with_positive_class(self, name: str) -> Self:
         """Return the form with another positive class; "" changes nothing. The values 0 and 1 follow the class.

@@ -2,9 +2,13 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
-from carclf.config.settings import Config
+import pandas as pd
+
+from carclf.config.settings import Config, Data
+from carclf.dataset.detection.ids import ImageNames, join
 from carclf.dataset.detection.metric import parse_metric
 from carclf.dataset.detection.result import SubmissionFormat, class_key
 from carclf.dataset.detection.tables import Table
@@ -24,12 +28,15 @@ def is_sample(path: str) -> bool:
     return any(part in name for part in _NAMES)
 
 
-def find_sample(tables: Sequence[Table], errors: Mapping[str, DataError], setting: str) -> Table | None:
-    """Return the sample submission, if there is one. ``setting`` is ``submit.sample``.
+def find_sample(
+    tables: Sequence[Table], errors: Mapping[str, DataError], images: pd.DataFrame, config: Config
+) -> Table | None:
+    """Return the sample submission with its ids in the first column, if there is one.
 
-    Raises ConfigError if there are several, or none as the setting names; DataError if it cannot be read, has no
+    Raises ConfigError if there are several, or none as ``submit.sample`` names; DataError if it cannot be read, has no
     target, or an id is empty, repeated or has control characters.
     """
+    setting = config.submit.sample
     paths = sorted(path for path in [*errors, *(table.path for table in tables)]
                    if (setting in (path, path.rpartition("/")[2]) if setting else is_sample(path)))
     by_path = {table.path: table for table in tables}
@@ -39,9 +46,28 @@ def find_sample(tables: Sequence[Table], errors: Mapping[str, DataError], settin
         raise errors[min(errors.keys() & set(paths))]
     if len({by_path[path].rows.to_csv() for path in paths}) > 1:
         raise ConfigError(f"Several tables may be the sample submission: {', '.join(paths)}. Set submit.sample.")
-    if paths:
-        _check_sample(by_path[paths[0]])
-    return by_path[paths[0]] if paths else None
+    if not paths:
+        return None
+    sample = _with_ids_first(by_path[paths[0]], images, config.data)
+    _check_sample(sample)
+    return sample
+
+
+def _with_ids_first(sample: Table, images: pd.DataFrame, config: Data) -> Table:
+    """Move the ids to the first column: that of ``data.id_column``, or the one that names images if the first cannot.
+
+    A first column without a name, as pandas writes the numbers of the rows, is left out.
+    """
+    first, *others = sample.rows.columns
+    ids = sample.rows[first]
+    is_index = first == "1" and "2" not in others and len(others) > 1
+    column = next(iter(sample.find_columns(config.id_column)), first)
+    if column == first and (is_index or ids.duplicated().any() or not ids.all()):
+        joined = join(sample, ImageNames(images), config)
+        column = joined.id_column if joined else first
+    rows = sample.rows.drop(columns=first) if is_index and column != first else sample.rows
+    rest = rows.columns.drop(column)
+    return replace(sample, rows=rows[[column, *rest]], id_position=list(rows.columns).index(column))
 
 
 def _check_sample(sample: Table) -> None:
@@ -49,7 +75,8 @@ def _check_sample(sample: Table) -> None:
     if len(sample.rows.columns) == 1:
         raise DataError(f"{sample.path} has only the column {sample.rows.columns[0]!r}. Expected an id and a target.")
     if duplicates := sorted(ids[ids.duplicated()]):
-        raise DataError(f"{sample.path} has duplicate ids, such as {duplicates[0]!r}. Remove the duplicates.")
+        raise DataError(f"{sample.path} has duplicate ids, such as {duplicates[0]!r} in {sample.rows.columns[0]}. "
+                        "Remove the duplicates, or set data.id_column to the column with the ids.")
     if invalid := sorted(name for name in ids if not name or CONTROL_CHARACTERS.search(name)):
         raise DataError(f"{sample.path} has the id {invalid[0]!r}. An id must not be empty or have control characters.")
 
@@ -88,7 +115,8 @@ def detect_format(
     else:
         positive = ""
     values = {names[label]: value for label, value in values.items()}
-    return SubmissionFormat(sample.path, sample.rows.columns[0], tuple(columns), kind, values, names.get(positive, ""))
+    return SubmissionFormat(sample.path, sample.rows.columns[0], tuple(columns), kind, values, names.get(positive, ""),
+                            sample.id_position)
 
 
 def _match_columns(sample: Table, labels: Sequence[str]) -> dict[str, str]:

@@ -37,12 +37,14 @@ class Table:
 
     ``guessed_encoding`` is the code page that only the frequency of the characters supports; "" if there is evidence.
     ``folder_role`` is the subset of the folder that the table is in, such as train for train/metadata.csv.
+    ``id_position`` is where the file has the first column of a sample submission.
     """
 
     path: str
     rows: pd.DataFrame
     guessed_encoding: str = ""
     folder_role: str = ""
+    id_position: int = 0
 
     @property
     def role(self) -> str:

@@ -35,7 +35,8 @@ def find_sample_images(
         is_test = images["role"].isin(["test", "predict"])
         first = images.loc[is_test if is_test.any() else images.index, "path"].iloc[0]
         raise DataError(f"No id of {sample.path} has an image (first id: {ids[0]!r}; first image: {first!r}). Set "
-                        "data.test_folder to the folder of the test images, or data.id_form to the form of the ids.")
+                        "data.test_folder to the folder of the test images, data.id_form to the form of the ids, or "
+                        "data.id_column to their column.")
     evidence = (f"{len(match.rows)} of {format_count(len(ids), 'id')} of {sample.path} with an image in "
                 f"{area or 'the source'}")
     if match.num_images < len(match.rows):

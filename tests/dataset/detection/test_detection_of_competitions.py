@@ -437,3 +437,26 @@ def test_numbers_in_the_table_for_names_of_folders_are_submitted(layout_of: Any)
     )
     assert layout.class_names == ("suv", "van") and layout.submission is not None
     assert layout.submission.values == {"van": "0", "suv": "1"}
+
+
+@pytest.mark.parametrize(("header", "row", "written"), [
+    ("Category,Id", "cat,{}", "Category,Id"), (",id,label", "{n},{},cat", "id,label"),
+    ("cat,image,dog", "0.5,{},0.5", "cat,image,dog")])
+def test_the_ids_of_a_sample_are_the_column_that_names_images(
+    layout_of: Any, header: str, row: str, written: str
+) -> None:
+    images = [f"train/{name}/{name}{n}.jpg" for name in ("cat", "dog") for n in range(4)]
+    sample = f"{header}\n" + "".join(row.format(f"t{n}.jpg", n=n) + "\n" for n in range(3))
+    layout = layout_of([*images, *(f"test/0/t{n}.jpg" for n in range(3))], {SAMPLE: sample})
+    assert layout.submission is not None and layout.test_ids == ("t0.jpg", "t1.jpg", "t2.jpg")
+    assert ",".join(layout.submission.header) == written
+
+
+def test_the_setting_names_the_ids_of_a_sample(layout_of: Any) -> None:
+    images = [f"train/{name}/{name}{n}.jpg" for name in ("cat", "dog") for n in range(4)] + ["test/a.jpg", "test/b.jpg"]
+    sample = {SAMPLE: "label,file\ncat,a.jpg\ndog,b.jpg\n"}
+    with pytest.raises(DataError, match="No id of"):
+        layout_of(images, sample)
+    assert layout_of(images, sample, id_column="file").test_ids == ("a.jpg", "b.jpg")
+    with pytest.raises(DataError, match=r"data\.id_column"):
+        layout_of(images, {SAMPLE: "label,file\ncat,a.jpg\ncat,a.jpg\n"})

@@ -272,10 +272,13 @@ def test_dates_and_measures_alone_are_no_labels(layout_of: Any, column: str) -> 
 
 
 def test_a_column_with_another_name_is_ambiguous_next_to_prefixes(layout_of: Any) -> None:
-    images = [f"photos/{('cat', 'dog')[n % 2]}_{n}.jpg" for n in range(8)]
+    patients = [f"photos/{10 + n % 4}_{n}.jpg" for n in range(8)]
+    tables = {"photos.csv": "file,level\n" + "".join(f"{path},{'xy'[n // 4]}\n" for n, path in enumerate(patients))}
+    assert layout_of(patients, tables).class_names == ("x", "y")
+    images = [f"other/{('cat', 'dog')[n % 2]}_{n}.jpg" for n in range(8)]
     tables = {"photos.csv": "file,camera\n" + "".join(f"{path},{'xy'[n // 4]}\n" for n, path in enumerate(images))}
     with pytest.raises(ConfigError, match=r"data\.label_source to file_names or table"):
-        layout_of(images, tables)
+        layout_of(images, tables, train_folder="other")
     assert layout_of(images, tables, label_source="table").class_names == ("x", "y")
 
 
