@@ -16,6 +16,8 @@ DOCUMENT_SUFFIXES = TABLE_SUFFIXES | {
     # Documents and annotations
     ".txt", ".md", ".rst", ".xml", ".html", ".htm", ".pdf", ".ini", ".cfg", ".log", ".yaml", ".yml", ".toml", ".doc",
     ".docx", ".xls", ".xlsx", ".ods", ".ppt", ".pptx", ".url", ".lnk", ".svg", ".bib", ".tex",
+    # Side files of cameras and editors, and unfinished files
+    ".aae", ".thm", ".xmp", ".psd", ".xcf", ".tmp", ".bak", ".part", ".crdownload",
     # Programs
     ".py", ".pyc", ".ipynb", ".r", ".m", ".sh", ".bat", ".js", ".css", ".c", ".cc", ".cpp", ".h", ".java", ".exe",
     ".dll", ".so", ".sql", ".php", ".lock",
@@ -29,6 +31,8 @@ DOCUMENT_SUFFIXES = TABLE_SUFFIXES | {
     ".mp3", ".wav", ".flac", ".ogg", ".mp4", ".avi", ".mov", ".mkv", ".webm", ".rar", ".zst", ".lz4", ".gz", ".bz2",
     ".xz", ".z", ".z01", ".001",
 }
+# Of cameras; they cannot be read. A class folder with nothing else is reported.
+NEGATIVE_SUFFIXES = (".nef", ".cr2", ".cr3", ".arw", ".dng", ".raf", ".orf", ".rw2")
 DOCUMENT_NAMES = {
     "readme", "license", "licence", "copying", "notice", "authors", "changelog", "citation", "makefile", "dockerfile",
     "version",
@@ -43,7 +47,7 @@ CACHE_FOLDERS = {
     ".ipynb_checkpoints", ".thumbnails", ".cache", ".git", ".venv", ".trash", ".trashes", ".snapshot", ".@__thumb",
 }
 HIDDEN = "its name begins with a dot; if it has images to use, rename it"
-JUNK_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "picasa.ini"}
+JUNK_FILES = {"_ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "picasa.ini"}
 MAX_NAME_BYTES = 255  # on the file systems of Linux
 MAX_SUFFIX_LENGTH = 8
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")

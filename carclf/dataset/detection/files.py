@@ -13,6 +13,7 @@ from carclf.dataset.layout import (
     EXTRA_FOLDER,
     IMAGE_SUFFIXES,
     MAX_NAME_BYTES,
+    NEGATIVE_SUFFIXES,
     TABLE_SUFFIXES,
     is_useful,
     stored_name,
@@ -102,7 +103,8 @@ def _select_images(names: Mapping[str, Collection[str]]) -> dict[str, tuple[str,
     for folder, files in names.items():
         if any(_suffix(name) in IMAGE_SUFFIXES for name in files):
             images[folder] = tuple(sorted(name for name in files if _suffix(name) in IMAGE_SUFFIXES
-                                          or (folder and _may_be_image(name))))
+                                          or (folder and _may_be_image(name)
+                                              and _suffix(name) not in NEGATIVE_SUFFIXES)))
     return images
 
 

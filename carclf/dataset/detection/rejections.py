@@ -6,7 +6,7 @@ from itertools import chain
 
 from carclf.config.sources import ARCHIVE_SUFFIXES
 from carclf.dataset.findings import Finding
-from carclf.dataset.layout import DOCUMENT_SUFFIXES, IMAGE_SUFFIXES
+from carclf.dataset.layout import DOCUMENT_SUFFIXES, IMAGE_SUFFIXES, NEGATIVE_SUFFIXES
 from carclf.errors import DataError
 from carclf.formatting import format_count
 
@@ -17,6 +17,7 @@ _IMAGE_DATA = {  # formats that may have images
 }
 _REASONS = _IMAGE_DATA | {
     "MATLAB file": (".mat",), "table": (".csv", ".tsv"), "JSON file": (".json",), "HDF5 file": (".h5",),
+    "camera negative": NEGATIVE_SUFFIXES,
 }
 _AMBIGUOUS_EXTENSIONS = {".", ".gz", ".bz2", ".xz"}
 _EXPECTED = ("Expected images such as .jpg or .png, in folders or archives. Convert them to images, or set data.source "

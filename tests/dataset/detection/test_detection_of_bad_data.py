@@ -114,6 +114,13 @@ def test_stray_hidden_and_junk_files_are_ignored(layout_of: Any) -> None:
     assert len(layout.images) == 10 and layout.ignored == ("model.h5", "train/1/labels.xml", "train/notes.txt")
 
 
+def test_side_files_of_cameras_and_editors_are_no_images(layout_of: Any) -> None:
+    images = [f"{label}/{n}.jpg" for label in ("suv", "van") for n in range(2)]
+    sides = [f"suv/0.{suffix}" for suffix in ("NEF", "AAE", "xmp", "psd", "tmp", "crdownload")]
+    layout = layout_of([*images, *sides, "suv/_DS_Store"])
+    assert layout.images["path"].tolist() == images and set(layout.ignored) == set(sides) and layout.findings == ()
+
+
 @pytest.mark.parametrize("folder", [".hatch", "photos/.hatch/deep"])
 def test_a_hidden_folder_with_images_is_reported(layout_of: Any, folder: str) -> None:
     images = [f"photos/{name}/{n}.jpg" for name in ("van", "suv") for n in range(3)]
