@@ -184,7 +184,7 @@ def read_prefixes(images: pd.DataFrame, *, is_chosen: bool = False) -> "pd.Serie
 def require_single_field(images: pd.DataFrame, prefixes: "pd.Series[str]") -> None:
     """Raise ConfigError if another part of the names may be the class: OK and NG of cam1_OK_1.jpg and cam2_NG_2.jpg.
 
-    Most prefixes must have most of its values. Numbers do not count, as in cam1 and P01, unless the prefixes are some.
+    Most prefixes must have most of its values. Numbers, as in cam1 and P01, count only if the prefixes are some, too.
     """
     train = prefixes[training_images(images).index]
     stems = images.loc[train.index, "path"].str.split("/").str[-1].str.normalize("NFC").map(image_stem)

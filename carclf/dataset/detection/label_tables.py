@@ -156,7 +156,7 @@ def _describe_columns(table: Table, id_column: str) -> str:
     rows = table.rows.drop(columns=id_column)
     counts = format_list(f"{column} has {rows[column].nunique()}" for column in rows.columns) or "it has only ids"
     return (f"{table.path} has no column of classes, with 2 to {len(rows) // 2} different values that are not "
-            f"fractions: {counts}.")
+            f"fractions, dates or sizes: {counts}.")
 
 
 def read_labels(joined: Joined, targets: Sequence[str], config: Data) -> TableLabels | None:
@@ -362,14 +362,17 @@ def _may_be_unranked(candidate: TableLabels, train: Sequence[TableLabels], has_r
 
 
 def _require_no_versions(tables: Sequence[TableLabels]) -> None:
-    """Raise ConfigError if most ids of two tables differ only in the extension: versions of the same images."""
-    ids = [set(table.joined.table.rows[table.joined.id_column]) for table in tables]
-    stems = [set(map(image_stem, names)) for names in ids]
+    """Raise ConfigError if most ids of two tables differ only in the extension, and the labels are the same."""
+    rows = [table.joined.match.rows for table in tables]
+    labels = [{image_stem(name): table.values.get(row) for name, row in table.joined.match.rows.items()}
+              for table in tables]
     for number in range(1, len(tables)):
-        if ids[0].isdisjoint(ids[number]) and 2 * len(stems[0] & stems[number]) > len(stems[0]):
+        num_same = len(labels[0].items() & labels[number].items())
+        is_version = num_same == len(labels[0].keys() & labels[number].keys()) and 2 * num_same > len(labels[0])
+        if is_version and rows[0].keys().isdisjoint(rows[number]):
             paths = f"{tables[0].joined.path} and {tables[number].joined.path}"
-            raise ConfigError(f"Most images of {paths} differ only in the extension (first: {min(ids[0])}), and may be "
-                              "versions of the same ones. Set data.train_folder to the folder of one version.")
+            raise ConfigError(f"Most ids of {paths} differ only in the extension (first: {min(rows[0])}): these may be "
+                              "versions of the same images. Set data.train_folder to the folder of one version.")
 
 
 def combine(candidates: Sequence[TableLabels]) -> list[TableLabels]:
