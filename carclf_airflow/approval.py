@@ -12,6 +12,7 @@ from urllib.parse import quote, urlsplit
 from airflow.providers.standard.operators.hitl import ApprovalOperator, HITLOperator
 from airflow.sdk import Param, get_current_context, task
 from airflow.sdk.configuration import conf
+from airflow.sdk.exceptions import AirflowFailException
 
 from carclf.formatting import format_value, truncate
 from carclf.metrics import METRICS
@@ -94,9 +95,11 @@ def ask(subject: Any, body: Any) -> HITLOperator:
 
 @task(  # type: ignore[untyped-decorator]  # as above
     task_id="promote", execution_timeout=timedelta(hours=6), **gpu_task_options("promote"))
-def act_on_response(run: str, decision: str, response: dict[str, Any]) -> dict[str, Any]:
+def act_on_response(run: str, decision: str, response: dict[str, Any] | None) -> dict[str, Any]:
     """Promote an approved candidate if it passes the gate against the present champion; record any other response."""
     context = get_current_context()
+    if response is None:  # its state was set by hand
+        raise AirflowFailException("The task ask has ended without a response. Clear it to ask again.")
     result = run_stage("promote", context, *response_options(response), f"--shown={decision}", run=run)
     if result["omitted"]:
         skip_tasks(context, [f"{CANDIDATE_GROUP}.{name}" for name in result["omitted"]], result)

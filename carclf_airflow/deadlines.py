@@ -70,8 +70,9 @@ async def report_missed_deadline(hours: float, context: Mapping[str, Any]) -> No
 async def remind_of_approval(hours: float, context: Mapping[str, Any]) -> None:
     """Notify CARCLF_NOTIFICATION_URL of each candidate that a run of car_promote still asks about."""
     run = context["dag_run"]
-    reason = f"no response for {hours:g} hours; the question expires after {TIMEOUT_HOURS:g} hours"
-    for candidate in await asyncio.to_thread(asked_candidates, run["dag_run_id"]):
+    reason = f"no decision for {hours:g} hours; without a response, the question expires after {TIMEOUT_HOURS:g} hours"
+    is_asking = run["state"] == "running"
+    for candidate in await asyncio.to_thread(asked_candidates, run["dag_run_id"]) if is_asking else []:
         await _send(run, candidate, "waiting", reason)
 
 

@@ -34,7 +34,8 @@ def measure_drift() -> Any:
 def reevaluate_champions() -> Any:
     """Measure past champions on the labeled images of a source; return a row for each."""
     source = get_current_context()["params"]["source"]
-    ended = run_command("champion reevaluate", [source], child_environment("download"))
+    argument = f"./{source}" if source.startswith("-") else source  # a path, not an option
+    ended = run_command("champion reevaluate", [argument], child_environment("download"))
     raise_for_status("reevaluate", ended.status, ended.error)
     emit_reevaluation(source, ended.result)
     return ended.result

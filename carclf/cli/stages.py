@@ -3,10 +3,10 @@
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -20,7 +20,7 @@ from carclf.cli.options import (
 )
 from carclf.config import load_settings, parse_override
 from carclf.dashboard.run_report import run_stage_to_end, run_stage_with_report, write_report
-from carclf.errors import ConfigError, ServiceError
+from carclf.errors import ConfigError, NotFoundError, ServiceError
 from carclf.formatting import is_visible
 from carclf.redaction import redact_values
 from carclf.runs.approvals import end_request, release_claim, shown_decision
@@ -93,19 +93,27 @@ def _promote(
     by, note = (approved_by or declined_by).strip(), note.strip()
     if (approved_by or declined_by) and not is_visible(by):
         raise ConfigError("The name of the person who approved or declined is empty.")
-    current = load_run(run, require_store(store_url))
-    if declined_by or expired:
-        outcome = end_request(current, "declined" if declined_by else "expired", by=by, note=note, shown=shown)
-        write_report(current)
-    else:
-        promotion = PromotionOptions(approved_by=by, note=note, shown_decision=shown or shown_decision(current))
-        try:
-            outcome = run_stage_with_report(current, "promote", StageOptions(promotion))
-        except ConfigError:
-            if shown:  # a response to a question of car_promote that is not allowed: another run asks again
-                release_claim(current)
-            raise
+    store = require_store(store_url)
+    promotion = PromotionOptions(approved_by=by, note=note, shown_decision=shown)
+    action: Literal["declined", "expired", ""] = "declined" if declined_by else "expired" if expired else ""
+    try:
+        outcome = _decide(load_run(run, store), promotion, action, by)
+    except ConfigError as error:
+        # A response to a question of car_promote that is not allowed, or the policy is invalid: another run asks again.
+        if shown and not isinstance(error, NotFoundError):
+            release_claim(store, run)
+        raise
     _finish(outcome, result)
+
+
+def _decide(run: Run, promotion: PromotionOptions, action: Literal["declined", "expired", ""], by: str) -> Result:
+    """Run the gate, or end a request for approval; update the run's report."""
+    if action:
+        ended = end_request(run, action, by=by, note=promotion.note, shown=promotion.shown_decision)
+        write_report(run)
+        return ended
+    shown = promotion.shown_decision or shown_decision(run)
+    return run_stage_with_report(run, "promote", StageOptions(replace(promotion, shown_decision=shown)))
 
 
 def _stage_command(stage: str) -> Callable[..., None]:

@@ -309,12 +309,13 @@ def _decision(reader: RunReader) -> DecisionFacts | None:
     if content is None:
         return None
     # A candidate that passed the gate may wait for approval, or may have been declined.
-    attempt = reader.attempt("promote")
-    state = attempt.get("metrics", {}).get("decision") or content.get("decision")
+    attempt, result = reader.attempt("promote"), reader.result("promote").get("metrics", {})
+    state = attempt.get("metrics", {}).get("decision") or result.get("decision") or content.get("decision")
     response = attempt.get("text", "") if state in ("declined", "expired") else ""
     if state == "awaiting approval":
         response = reader.try_section("champion", lambda: _changed_champion(reader.store, content["champion"]), "")
-    return DecisionFacts.model_validate(content | {"decision": state, "response": response})
+    reason = result.get("reason") or content.get("reason")  # a declined model stays declined if another run has it
+    return DecisionFacts.model_validate(content | {"decision": state, "reason": reason, "response": response})
 
 
 def _changed_champion(store: Store, champion: str | None) -> str:

@@ -67,15 +67,15 @@ def _is_claimed(attempt: Attempt, claimant: Claimant, now: datetime) -> bool:
     return since is not None and now - datetime.fromisoformat(since) < timedelta(hours=claimant.hours)
 
 
-def release_claim(run: Run) -> None:
-    """Let another claimant ask for the approval of a run: the response was not allowed."""
+def release_claim(store: Store, run_id: str) -> None:
+    """Let another claimant ask for the approval of a run: the response could not be acted on."""
 
     def release(record: Record) -> Record:
         attempt: Any = {name: value for name, value in record["attempts"].get(STAGE, {}).items()
                         if name not in CLAIM_FIELDS}
         return _with_attempt(record, attempt) if _is_waiting(record) else record
 
-    change_record(run.store, run.run_id, release)
+    change_record(store, run_id, release)
 
 
 def _with_attempt(record: Record, attempt: Attempt) -> Record:

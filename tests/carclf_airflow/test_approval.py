@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow_process import airflow_environment, printed_json
+from airflow_process import airflow_environment, printed_json, run_python
 
 CODE = """
     import json, sys
@@ -39,6 +39,24 @@ COMPLETE = """
     responses = [question.execute_complete({}, event | {"params_input": params}) for params in json.loads(sys.argv[1])]
     print(json.dumps([[response["chosen_options"], response["params_input"]] for response in responses]))
 """
+
+
+ACT = """
+    from unittest import mock
+    from airflow.sdk.exceptions import AirflowFailException
+    from carclf_airflow import approval
+    with mock.patch.object(approval, "get_current_context", dict):
+        try:
+            approval.act_on_response.function("r", "d", None)
+        except AirflowFailException as error:
+            print(error)
+"""
+
+
+def test_a_question_that_ended_without_a_response_fails_without_a_retry(tmp_path: Path) -> None:
+    """Airflow lets an operator set the state of the task by hand."""
+    assert run_python(ACT, airflow_environment(tmp_path)).stdout.endswith(
+        "The task ask has ended without a response. Clear it to ask again.\n")
 
 
 def test_a_response_is_not_lost_because_of_its_note(tmp_path: Path) -> None:

@@ -135,10 +135,14 @@ def test_a_run_of_car_reevaluate_returns_a_row_per_champion(tmp_path: Path) -> N
     code = """
         import json, sys
         import car_reevaluate
-        run = car_reevaluate.car_reevaluate().test(run_conf=json.loads(sys.argv[1]))
-        [task] = run.get_task_instances()
-        print(json.dumps([run.state, task.xcom_pull(task_ids="reevaluate")]))
+        results = []
+        for source in sys.argv[1:]:
+            run = car_reevaluate.car_reevaluate().test(run_conf={"source": source})
+            [task] = run.get_task_instances()
+            results.append([run.state, task.xcom_pull(task_ids="reevaluate")])
+        print(json.dumps(results))
     """
-    state, rows = printed_json(code, environment, json.dumps({"source": str(tmp_path / "labeled")}))
+    (state, rows), option = printed_json(code, environment, str(tmp_path / "labeled"), "--help")
     assert state == "success"
+    assert option == ["failed", None]
     assert [(row["model"], row["value"], row["num_images"]) for row in rows] == [(model.key, 1.0, 12)]

@@ -26,9 +26,9 @@ CODE = """
     import asyncio, importlib, sys
     from airflow.triggers.callback import CallbackTrigger
 
-    run_id, dag_id = sys.argv[1:]
+    run_id, dag_id, state = sys.argv[1:]
     (deadline,) = getattr(importlib.import_module(dag_id), dag_id)().deadline
-    run = {"dag_id": dag_id, "dag_run_id": run_id, "state": "running"}
+    run = {"dag_id": dag_id, "dag_run_id": run_id, "state": state}
 
     async def report():
         context = {"dag_run": run, "deadline": {"id": "1", "deadline_time": "2026-01-02"}}
@@ -42,9 +42,9 @@ TEXT = ("car_retrain manual__2026-01-01T00:00:00+00:00: late: no decision 1.5 ho
         "http://host/airflow/dags/car_retrain/runs/manual__2026-01-01T00%3A00%3A00%2B00%3A00")
 
 
-def report(environment: dict[str, str], dag_id: str = "car_retrain") -> str:
+def report(environment: dict[str, str], dag_id: str = "car_retrain", state: str = "running") -> str:
     """Run the callback as the triggerer does; return the interval and the states of the callback."""
-    return run_python(CODE, environment, RUN_ID, dag_id).stdout.splitlines()[-1]
+    return run_python(CODE, environment, RUN_ID, dag_id, state).stdout.splitlines()[-1]
 
 
 def start_run(environment: dict[str, str]) -> Run:
@@ -82,7 +82,7 @@ def test_a_late_run_is_reported_by_mail_if_the_store_is_missing(tmp_path: Path) 
 def test_an_unreachable_receiver_fails_the_callback_without_its_url(tmp_path: Path) -> None:
     url = "http://127.0.0.1:9/secret"
     environment = airflow_environment(tmp_path, **SETTINGS, CARCLF_NOTIFICATION_URL=url)
-    done = run_python(CODE, environment, RUN_ID, "car_retrain")
+    done = run_python(CODE, environment, RUN_ID, "car_retrain", "running")
     assert done.stdout.splitlines()[-1] == "1:30:00 running failed"
     assert "secret" not in done.stdout + done.stderr
 
@@ -97,12 +97,13 @@ def test_a_run_reminds_of_the_candidates_that_it_asks_about(tmp_path: Path) -> N
                                    **{"gate.approval": "required"})
             assert run.run_stage("promote").waiting
             assert waiting_candidates(store, Claimant(claimant, 25))
+        assert report(environment, "car_promote", "failed") == "12:00:00 running success"  # it asks no more
         assert report(environment, "car_promote") == "12:00:00 running success"
         end_request(Run.load("run-1", store), "declined", by="ada")
         assert report(environment, "car_promote") == "12:00:00 running success"
     (reminder,) = webhook.messages
     assert (reminder["dag_id"], reminder["run_id"], reminder["outcome"]) == ("car_promote", "run-1", "waiting")
-    assert reminder["reason"] == "no response for 12 hours; the question expires after 24 hours"
+    assert reminder["reason"] == "no decision for 12 hours; without a response, the question expires after 24 hours"
 
 
 @pytest.mark.parametrize(("variable", "hours"), [

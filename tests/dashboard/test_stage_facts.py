@@ -99,7 +99,11 @@ def test_a_declined_promotion_is_recorded_and_needs_an_override(store: Store) ->
     assert by_name["score"].text == "declined by Ada: blurred"
     assert by_name["promote"].command == f"carclf champion promote --run r --store {store.url} --override REASON"
     run.run_stage("promote", StageOptions(PromotionOptions(approved_by="Bob")))
-    assert run_facts(store, "r").row["decision"] == "rejected"
+    facts = run_facts(store, "r")
+    assert facts.decision is not None
+    assert (facts.row["decision"], facts.decision.decision) == ("rejected", "rejected")
+    assert facts.decision.explanation == "declined by Ada: blurred"
+    assert "promoted: " not in " ".join(run_lines(facts))
     run.run_stage("promote", StageOptions(PromotionOptions(approved_by="Bob", override_reason="checked")))
     assert run_facts(store, "r").row["decision"] == "promoted"
 

@@ -93,7 +93,7 @@ def test_a_claim_ends_when_its_claimant_cannot_act_any_more(store: Store) -> Non
     assert claims(store, "b") == []
     assert claims(store, "b", hours=0) == ["r"]
     assert claims(store, "a") == []
-    release_claim(run)
+    release_claim(store, run.run_id)
     assert claims(store, "a") == ["r"]
 
 
@@ -120,4 +120,19 @@ def test_a_candidate_is_asked_about_again_if_the_response_is_not_allowed(
     assert claims(store, "b") == []  # the question is still open
     command.append(f"--shown={run.record['attempts']['promote']['metrics']['decision_key']}")
     assert isinstance(CliRunner().invoke(app, command).exception, ConfigError)
+    assert claims(store, "b") == ["r"]
+
+
+@pytest.mark.parametrize("response", ["--approved-by=ada", "--declined-by=ada", "--expired"])
+def test_a_candidate_is_asked_about_again_if_the_policy_was_invalid(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, response: str
+) -> None:
+    run = waiting_run(store)
+    assert claims(store, "a") == ["r"]
+    (tmp_path / "policy.toml").write_text("[settings")
+    monkeypatch.setenv("CARCLF_POLICY", str(tmp_path / "policy.toml"))
+    shown = f"--shown={run.record['attempts']['promote']['metrics']['decision_key']}"
+    done = CliRunner().invoke(app, ["promote", "--run", "r", "--store", store.url, response, shown])
+    assert isinstance(done.exception, ConfigError)
+    monkeypatch.delenv("CARCLF_POLICY")
     assert claims(store, "b") == ["r"]
