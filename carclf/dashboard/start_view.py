@@ -137,7 +137,7 @@ def _preview(store: Store, recipe: str, overrides: Sequence[str]) -> StartPrevie
 def _expected_time(stages: Sequence[ExpectedStage]) -> str:
     new = [stage for stage in stages if not stage.reused_from]
     if not new:
-        return "Every stage is reused if the source, the label fixes and the weights are unchanged."
+        return "Trains nothing: every stage is reused."
     unknown = [stage.stage for stage in new if stage.seconds is None]
     if unknown:
         return f"The time is unknown: no run of the recipe has a duration of {', '.join(unknown)}."

@@ -55,6 +55,38 @@ def test_an_experiment_can_be_followed_from_its_form_to_its_winner(
     frame.get_by_role("heading", name="Run ").wait_for()
 
 
+def test_a_run_is_started_from_its_page_after_a_look_at_what_it_reuses(
+    airflow: RunningAirflow, viewer: PageViewer, screenshots: Path
+) -> None:
+    frame = viewer.open_runs()
+    frame.get_by_role("link", name="Start a run").click()
+    start = frame.get_by_role("button", name="Start the run")
+    epochs, stages = frame.locator("[name='fine_tune.epochs']"), frame.locator("#preview tbody tr")
+    stages.filter(has_text="evaluate").filter(has_text="reused from").wait_for()
+    assert epochs.get_attribute("placeholder") == "recipe: 10"
+    frame.get_by_label("Recipe").select_option("cpu")
+    frame.locator("[name='fine_tune.epochs'][placeholder='recipe: 9']").wait_for(state="attached")
+    frame.get_by_label("Recipe").select_option("demo")
+    frame.locator("[name='fine_tune.epochs'][placeholder='recipe: 10']").wait_for(state="attached")
+    frame.get_by_text("Fine tune", exact=True).click()
+    epochs.fill("-1")
+    frame.get_by_text("fine_tune.epochs = -1").wait_for()
+    assert start.is_disabled()
+    viewer.page.screenshot(path=screenshots / "start_error.png")
+    epochs.fill("1")
+    stages.filter(has_text="fine_tune").filter(has_text="runs").wait_for()
+    frame.get_by_label("Note").fill("from the page")
+    viewer.page.screenshot(path=screenshots / "start.png")
+    with viewer.page.expect_response(re.compile(r"/car_retrain/dagRuns$")) as posted:
+        start.click()
+    run = posted.value.json()
+    assert (run["conf"], run["note"]) == ({"fine_tune.epochs": 1, "recipe": "demo"}, "from the page")
+    frame.get_by_role("heading", name="Run ").wait_for()
+    assert airflow.wait(run["dag_run_id"]) == "success"
+    frame.get_by_role("link", name="change and start it here").click()
+    assert frame.locator("[name='fine_tune.epochs']").input_value() == "1"
+
+
 def test_the_form_shows_what_is_not_set_and_keeps_a_number_that_is_out_of_range(
     airflow: RunningAirflow, viewer: PageViewer, screenshots: Path
 ) -> None:
