@@ -198,7 +198,7 @@
   const formatNumber = (value, digits) => value === null ? "" : value.toFixed(digits);
   const query = {...DEFAULT_QUERY};
   const selected = []; // the runs to compare, at most two
-  let requestId = 0, inputTimer = 0;
+  let requestId = 0, inputTimer = 0, shownPage = "";
 
   function readQuery() {
     const parameters = new URLSearchParams(location.search);
@@ -219,20 +219,30 @@
   function updateUrl() {
     history.replaceState(null, "", `?${[queryString(), selectedQuery()].filter((part) => String(part)).join("&")}`);
   }
-  async function loadRuns() {
+  async function loadRuns(isRefresh = false) {
     const id = ++requestId, table = document.getElementById("runs-table");
-    table.setAttribute("aria-busy", "true");
+    if (!isRefresh) table.setAttribute("aria-busy", "true");
     try {
       const page = await requestJson(`/data/runs?${queryString({limit: LIMIT})}`);
       if (id !== requestId) return; // a later request is pending
       if (query.offset && !page.rows.length) { query.offset = 0; return void loadRuns(); }
+      if (isRefresh && shownPage === JSON.stringify(page)) return;
+      const focused = document.activeElement?.dataset.run;
       showRuns(page);
+      if (focused) table.querySelector(`input[data-run="${CSS.escape(focused)}"]`)?.focus({preventScroll: true});
+      if (isRefresh) updateCharts([await requestJson("/data/timeline")]);
+      shownPage = JSON.stringify(page);
       updateUrl();
     } catch (error) {
+      shownPage = ""; // the next response replaces the message
       document.getElementById("status").textContent = `The runs cannot be loaded: ${error.message}`;
     } finally {
       if (id === requestId) table.removeAttribute("aria-busy");
     }
+  }
+  async function refreshRuns() {
+    if (!document.hidden) await loadRuns(true);
+    setTimeout(refreshRuns, 1000 * SECONDS_IDLE);
   }
   function showRuns(page) {
     const body = document.querySelector("#runs-table tbody"), last = Math.min(query.offset + LIMIT, page.num_matching);
@@ -397,6 +407,7 @@
       addListeners();
       showSelection();
       loadRuns();
+      setTimeout(refreshRuns, 1000 * SECONDS_IDLE);
     }
     if (document.getElementById("start-form")) {
       addStartListeners();
