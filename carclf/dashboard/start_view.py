@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
 from carclf.config import (
+    AUTO,
     COMMON_SETTINGS,
     OFF,
     ON,
@@ -25,6 +26,7 @@ from carclf.config import (
     setting_type,
 )
 from carclf.config.recipes import RECIPE_DESCRIPTIONS
+from carclf.config.settings import AUTO_TEXT
 from carclf.config.sources import parse_source
 from carclf.dashboard.run_reader import Facts
 from carclf.errors import CarclfError, ConfigError
@@ -123,15 +125,21 @@ def _preview(store: Store, recipe: str, overrides: Sequence[str]) -> StartPrevie
         stages = dry_run(store, recipe, config)
     except CarclfError as error:
         return StartPreview(error=str(error))
-    chosen = dict(map(parse_override, overrides))
-    values = flatten(config.model_dump())
-    conf = {name: format_setting(values[name]) if isinstance(values[name], bool) else chosen[name] for name in chosen}
+    settings = flatten(config.model_dump())
+    conf = {name: _airflow_value(value, settings[name]) for name, value in map(parse_override, overrides)}
     conf["recipe"] = recipe
     options = [part for text in overrides for part in ("--set", text)]
     return StartPreview(
         stages=tuple(stages), sentences=(_expected_time(stages), _after_training(config)), conf=conf,
         command=shlex.join(["carclf", "run", "--store", store.url, "--recipe", recipe, *options]),
     )
+
+
+def _airflow_value(chosen: Any, value: Any) -> Any:
+    """Return a chosen value as the params of the DAG accept it: a boolean as on or off, and auto as its number."""
+    if isinstance(value, bool):
+        return format_setting(value)
+    return value if chosen == AUTO_TEXT and value == AUTO else chosen
 
 
 def _expected_time(stages: Sequence[ExpectedStage]) -> str:

@@ -63,6 +63,11 @@ def test_the_configuration_for_airflow_means_the_same_as_the_command(store: Stor
     assert flatten(by_conf.model_dump()) == flatten(load_config("demo", chosen).model_dump())
 
 
+def test_auto_is_sent_to_airflow_as_the_number_that_its_form_accepts(store: Store) -> None:
+    preview = view_of(store, ["fine_tune.batch_size=auto", "fine_tune.drop_path=auto"])["preview"]
+    assert preview.conf == {"recipe": "demo", "fine_tune.batch_size": 0, "fine_tune.drop_path": 0.0}
+
+
 @pytest.mark.parametrize("override", ["fine_tune.epochs=-3", "fine_tune.epoch=3", "no equals sign", "force=perhaps"])
 def test_an_invalid_setting_is_shown_before_a_run_exists(store: Store, override: str) -> None:
     view = view_of(store, [override])
