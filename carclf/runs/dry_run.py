@@ -1,7 +1,7 @@
 """What a run would reuse and how long it would take, judged by the records of earlier runs."""
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,24 +64,24 @@ def _earlier_records(store: Store) -> Iterator[Record]:
 
 def _matching_runs(records: list[Record], config: Config) -> dict[str, str]:
     """Return by stage the newest run whose result this configuration would reuse."""
+    settings = {stage: STAGES[stage].settings(config) for stage in stages_of(config.model_dump())}
     matching: dict[str, str] = {}
     for record in records:
         try:
             earlier = Config.model_validate(record["config"])
         except ValidationError:  # of an older version
             continue
-        for stage in _equal_stages(record, earlier, config):
+        for stage in [] if earlier.force else _equal_stages(record, earlier, settings):
             matching.setdefault(stage, record["run"])
     return matching
 
 
-def _equal_stages(record: Record, earlier: Config, config: Config) -> list[str]:
+def _equal_stages(record: Record, earlier: Config, settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return the stages whose settings and inputs are the same, and which have a result."""
     equal: list[str] = []
-    for stage, spec in STAGES.items():
-        inputs = set(spec.inputs) & set(stages_of(config.model_dump()))
-        is_equal = inputs <= set(equal) and spec.settings(earlier) == spec.settings(config)
-        if is_equal and record["stages"].get(stage, {}).get("key") and not earlier.force:
+    for stage, values in settings.items():
+        has_inputs = set(STAGES[stage].inputs) & settings.keys() <= set(equal)
+        if has_inputs and record["stages"].get(stage, {}).get("key") and STAGES[stage].settings(earlier) == values:
             equal.append(stage)
     return equal
 
