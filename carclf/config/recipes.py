@@ -37,7 +37,7 @@ RECIPE_DESCRIPTIONS: dict[str, str] = {
     "baseline-xception": "After the published notebook with Xception, to compare with.",
     "baseline-b5": "After the published notebook with EfficientNet-B5, to compare with.",
     "cpu": "A useful model without a GPU: held-out accuracy 0.905 (mean of 3 seeds) in 9 minutes.",
-    "cpu-fast": "The quickest useful model without a GPU: held-out accuracy 0.850 (mean of 3 seeds) in 5 minutes.",
+    "cpu-fast": "The quickest useful model without a GPU: held-out accuracy 0.850 (mean of 3 seeds) in 4 minutes.",
     "cpu-accurate": "The best model without a GPU: held-out accuracy 0.936 (three seeds) in 67 minutes.",
     "demo": "The rendered competition of make demo: validation accuracy 0.904 in about a minute, without downloaded "
             "weights.",
