@@ -52,7 +52,7 @@ def test_an_experiment_can_be_followed_from_its_form_to_its_winner(
     assert command == f"carclf champion promote --run {winner.text_content()} --store {airflow.store}"
     viewer.page.screenshot(path=screenshots / "winner.png")
     winner.click()
-    frame.get_by_role("heading", name="Run ").wait_for()
+    frame.get_by_role("heading", name=re.compile(r"^Run \S")).wait_for()
 
 
 def test_a_run_is_started_from_its_page_after_a_look_at_what_it_reuses(
@@ -81,7 +81,7 @@ def test_a_run_is_started_from_its_page_after_a_look_at_what_it_reuses(
         start.click()
     run = posted.value.json()
     assert (run["conf"], run["note"]) == ({"fine_tune.epochs": 1, "recipe": "demo"}, "from the page")
-    frame.get_by_role("heading", name="Run ").wait_for()
+    frame.get_by_role("heading", name=re.compile(r"^Run \S")).wait_for()
     assert airflow.wait(run["dag_run_id"]) == "success"
     frame.get_by_role("link", name="change and start it here").click()
     assert frame.locator("[name='fine_tune.epochs']").input_value() == "1"
