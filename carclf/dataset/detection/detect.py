@@ -20,7 +20,14 @@ from carclf.dataset.detection.result import Detection, Layout, SubmissionFormat
 from carclf.dataset.detection.submission_format import detect_format, find_sample, is_sample, targets
 from carclf.dataset.detection.subset_lists import has_image_names, read_lists, read_other_lists
 from carclf.dataset.detection.subsets import detect_subsets, list_images
-from carclf.dataset.detection.tables import Table, has_pixels, image_names, read_tables, with_folder_roles
+from carclf.dataset.detection.tables import (
+    Table,
+    find_listed_masks,
+    has_pixels,
+    image_names,
+    read_tables,
+    with_folder_roles,
+)
 from carclf.dataset.detection.test_set import find_sample_images, find_test_images
 from carclf.dataset.findings import Finding
 from carclf.dataset.listing import Folder, list_source, unreadable_error
@@ -90,12 +97,14 @@ def detect_in_place(folder: Folder, config: Config) -> Layout | None:
 def _read_source(folder: Path, config: Config) -> _Source:
     """Read the files. Raises DataError if there are no images."""
     files = list_files(folder)
+    tables, errors = read_tables(files, [*files.paths, *files.masks])
+    json, json_errors = read_json_files(files)
+    if files.masks and (listed := _find_listed_masks(files, tables, json)):
+        files = list_files(folder, listed)
     images = list_images(files, config.data)
-    tables, errors = read_tables(files, images["path"].tolist())
     if images.empty:
         names = [*files.tables, *files.json, *files.others, *files.ignored]
         raise DataError(describe_no_images(names, has_pixels=any(map(has_pixels, tables))))
-    json, json_errors = read_json_files(files)
     lists = read_lists(files, json, images["path"].tolist())
     others = {path: data for path, data in json.items() if path not in {table.path for table in lists}}
     coco = read_coco(others, image_names(images["path"]) if json else ())
@@ -103,6 +112,12 @@ def _read_source(folder: Path, config: Config) -> _Source:
     return _Source(files, images[images["role"] != "other"], with_folder_roles(tables, images),
                    lists, read_other_lists(files, images["path"].tolist()), errors | json_errors | coco.errors, json,
                    coco)
+
+
+def _find_listed_masks(files: Files, tables: Sequence[Table], json: Mapping[str, object]) -> set[str]:
+    coco = read_coco(json, image_names([*files.paths, *files.masks]))
+    names = pd.DataFrame({"file_name": list(coco.file_names.values())}, dtype="object")
+    return find_listed_masks(files, [*tables, *coco.tables, Table("", names)])
 
 
 def _find_sample_images(

@@ -47,18 +47,25 @@ class Files:
     others: tuple[str, ...]
     ignored: Mapping[str, str]
 
+    @property
+    def paths(self) -> list[str]:
+        """The paths of the images."""
+        return [_join(folder, name) for folder, names in self.images.items() for name in names]
 
-def list_files(root: Path) -> Files:
+
+def list_files(root: Path, listed: Collection[str] = ()) -> Files:
     """Return the files of a folder. Hidden files and those of file managers are left out.
 
-    A folder whose files all exist one level higher, with the same paths and sizes, is a duplicate. Raises DataError if
-    a folder cannot be read.
+    A folder whose files all exist one level higher, with the same paths and sizes, is a duplicate. ``listed`` are paths
+    of images that are called like masks. Raises DataError if a folder cannot be read.
     """
     names, skipped = _walk(root)
     extra = [folder for folder in names if folder.partition("/")[0] == EXTRA_FOLDER]
     extra_images = [_join(folder, name) for folder in extra for name in names.pop(folder)]
     images = _select_images(names)
-    if masks := find_masks(images):
+    masks = {folder: {name for name in files if _join(folder, name) not in listed}
+             for folder, files in find_masks(images).items()}
+    if any(masks.values()):
         names = {folder: rest for folder, files in names.items()
                  if (rest := [name for name in files if name not in masks.get(folder, ())]) or folder not in masks}
         images = _select_images(names)

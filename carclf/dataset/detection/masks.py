@@ -5,12 +5,13 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping
 
 MIN_FRACTION = 0.9  # of a folder's images that have the name of an image
+MIN_PAIRS = 0.5  # of the images in a folder that have a copy in another format, or a file called 1_label.png
 _MASK_WORDS = {"mask", "masks", "trimap", "trimaps", "segmentation", "segmentations", "seg", "gt", "groundtruth",
                "truth", "label", "labels", "annotation", "annotations"}
 _IMAGE_WORDS = {"image", "images", "img", "imgs", "photo", "photos", "original", "originals", "input", "inputs"}
-_SURE_WORDS = {"masks", "trimaps", "segmentation", "segmentations", "groundtruth", "truth"}  # unlike labels, no class
+_SURE_NAMES = {"masks", "trimaps", "segmentation", "segmentations", "groundtruth"}  # of folders that are no class
 _MASK_STEM = re.compile(
-    r"^(.+)[ _-](?:masks?|seg|segmentation|trimap|gt|groundtruth|annotation|anno|labels?)(?:[ _-]?[0-9]+)?$",
+    r"^(.+)[ _-](?:masks?|seg|segmentation|trimap|gt|groundtruth|annotation|anno|(labels?))(?:[ _-]?[0-9]+)?$",
     re.IGNORECASE)
 _LOSSLESS = (".png", ".gif", ".bmp", ".tif", ".tiff")  # another format would change the classes of pixels
 _FORMATS = ((".jpg", ".jpeg", ".jfif", ".webp"), (".tif", ".tiff"), (".png", ".bmp", ".gif"))  # of photos first
@@ -39,11 +40,22 @@ def find_masks(images: Mapping[str, Collection[str]]) -> dict[str, set[str]]:
         kind, parts, depth = _kind(folder)
         below = "/".join(parts[depth:]).lower()
         known = set(map(_stem, images[siblings[folder]])) if folder in siblings else stems[below]
-        if kind == "mask" and (_are_known(names, known) or _are_masks_of_siblings(folder, images, children)):
+        may_be_masks = kind == "mask" and _may_be_masks(parts[depth - 1], names)
+        if may_be_masks and (_are_known(names, known) or _are_masks_of_siblings(folder, images, children)):
             masks[folder] = set(names)
         elif pairs := _masks_next_to_images(names):
             masks[folder] = pairs
     return masks
+
+
+def is_called_like_masks(column: str) -> bool:
+    """Return True if a column of a table is called like masks."""
+    return not _words(column).isdisjoint(_MASK_WORDS)
+
+
+def _may_be_masks(folder: str, names: Collection[str]) -> bool:
+    """Return False for photos in a folder such as FordGT, whose last word may be part of a name."""
+    return bool(_words(folder) & _MASK_WORDS or _camel_words(folder) & _SURE_NAMES) or _are_lossless(names)
 
 
 def _are_known(names: Collection[str], stems: Collection[str]) -> bool:
@@ -66,27 +78,35 @@ def _are_masks_of_siblings(
     stems = {_stem(name) for path in paths for name in images.get(path, ())}
     names = images[folder]
     is_sure = any(_stem_of_image(name) in stems for name in names) or (
-        len(others) == 1 and not words.isdisjoint(_SURE_WORDS))
-    return is_sure and all(name.lower().endswith(_LOSSLESS) for name in names) and _are_known(names, stems)
+        len(others) == 1 and re.sub("[^a-z]", "", parts[depth - 1].lower()) in _SURE_NAMES)
+    return is_sure and _are_lossless(names) and _are_known(names, stems)
+
+
+def _are_lossless(names: Collection[str]) -> bool:
+    return all(name.lower().endswith(_LOSSLESS) for name in names)
 
 
 def _masks_next_to_images(names: Collection[str]) -> set[str]:
     stems = set(map(_stem, names))
-    return _find_twins(names) | {
-        name for name in names if name.lower().endswith(_LOSSLESS) and _stem_of_image(name) in stems}
+    pairs = {name for name in names if name.lower().endswith(_LOSSLESS) and _stem_of_image(name) in stems}
+    called_label = {name for name in pairs if (match := _MASK_STEM.fullmatch(_stem(name))) and match[2]}
+    if len(called_label) < MIN_PAIRS * (len(names) - len(pairs)):  # photos of labels
+        pairs -= called_label
+    return _find_twins(names) | pairs
 
 
 def _find_twins(names: Collection[str]) -> set[str]:
     """Return the files of a format of which nearly all are called like one in a format of photos: 1.png of 1.jpg.
 
-    A single one is no evidence.
+    A single one is no evidence, and nor are a few, next to many photos.
     """
     twins: set[str] = set()
     stems: set[str] = set()
     for suffixes in _FORMATS:
         same = [name for name in names if name.lower().endswith(suffixes)]
         known = {name for name in same if _stem(name) in stems}
-        twins |= known if 1 < len(known) >= MIN_FRACTION * len(same) else set()
+        are_twins = 1 < len(known) >= MIN_FRACTION * len(same) and len(known) >= MIN_PAIRS * len(stems)
+        twins |= known if are_twins else set()
         stems.update(map(_stem, same))
     return twins
 
@@ -105,20 +125,27 @@ def _kind(folder: str) -> tuple[str, list[str], int]:
     """Return mask or image, by the last folder in the path that is called like one, the path's parts, and its depth."""
     parts = folder.split("/")
     for depth in range(len(parts), 0, -1):
-        words = _words(parts[depth - 1])
+        words = _words(parts[depth - 1]) | _camel_words(parts[depth - 1])
         if kind := "mask" if words & _MASK_WORDS else "image" if words & _IMAGE_WORDS else "":
             return kind, parts, depth
     return "", parts, 0
 
 
 def _words(name: str) -> set[str]:
+    """Return the words between spaces, digits and punctuation, and the whole name."""
+    return {*re.findall("[a-z]+", name.lower()), re.sub("[^a-z]", "", name.lower())}
+
+
+def _camel_words(name: str) -> set[str]:
+    """Return the words of a name such as trainMasks or JPEGImages, which may also be one of a brand: FordGT."""
     return set(map(str.lower, re.findall("[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)))
 
 
 def _folders_of_siblings(folders: Collection[str]) -> dict[str, str]:
     """Return the folder of the images of each folder called like it, such as shrimp of shrimp GT.
 
-    A single pair may be two classes: face and face_mask.
+    A pair with the same names everywhere may be two classes, face and face_mask, and so may several in one folder.
     """
     pairs = {folder: image for folder in folders if (image := _stem_of_image(folder)) in folders}
-    return pairs if len({folder.rpartition("/")[0] for folder in pairs}) > 1 else {}
+    parents, _, names = zip(*(folder.rpartition("/") for folder in pairs), strict=True) if pairs else ((), (), ())
+    return pairs if len(set(names)) > 1 and len(set(parents)) == len(pairs) else {}

@@ -11,6 +11,7 @@ import pandas as pd
 from charset_normalizer import from_bytes
 
 from carclf.dataset.detection.files import JSON_SUFFIXES, Files, image_stem, normalized
+from carclf.dataset.detection.masks import is_called_like_masks
 from carclf.dataset.detection.subsets import roles_of
 from carclf.dataset.layout import CODE_PAGES
 from carclf.errors import ConfigError, DataError
@@ -96,6 +97,23 @@ def read_tables(files: Files, paths: Collection[str]) -> tuple[list[Table], dict
         except DataError as error:
             errors[path] = error
     return tables, errors
+
+
+def find_listed_masks(files: Files, tables: Sequence[Table]) -> set[str]:
+    """Return the paths of masks that a table lists as images, in a column with their names.
+
+    A column of masks is called so, or is next to one with the names of images.
+    """
+    of_images, of_masks = ({path.rpartition("/")[2] for path in paths} for paths in (files.paths, files.masks))
+    listed: set[str] = set()
+    for table in tables:
+        names = {column: {normalized(cell).rpartition("/")[2] for cell in table.rows[column].unique()}
+                 for column in table.rows.columns}
+        with_images = {column for column, cells in names.items() if not cells.isdisjoint(of_images)}
+        for column, cells in names.items():
+            if with_images <= {column} and not is_called_like_masks(column):
+                listed |= cells & of_masks - of_images
+    return {path for path in files.masks if path.rpartition("/")[2] in listed}
 
 
 def with_folder_roles(tables: Sequence[Table], images: pd.DataFrame) -> list[Table]:

@@ -400,46 +400,6 @@ def test_a_folder_with_the_same_class_folders_is_a_subset_by_its_name(layout_of:
     assert set(sources[sources.index.str.startswith("CRC")]) == {"val"} and sources.value_counts()["train"] == 6
 
 
-@pytest.mark.parametrize(("images", "masks", "class_names"), [
-    (["{label}/images/{n}.png"], ["{label}/masks/{n}.png"], ("covid", "normal")),
-    (["{label}/{label} ({n}).png"], ["{label}/{label} ({n})_mask.png", "{label}/{label} ({n})_mask_1.png"],
-     ("covid", "normal")),
-    (["images/{label}_{n}.jpg"], ["annotations/trimaps/{label}_{n}.png"], ("covid", "normal")),
-    (["images/{label}_{n}.jpg"], ["masks/{label}_{n}_mask.png"], ("covid", "normal")),
-    (["{label}/Imgs/{n}.jpg"], ["{label}/Imgs/{n}.png"], ("covid", "normal")),
-    (["{label}/{n}.jpg"], ["{label}/{n}_label.bmp"], ("covid", "normal")),
-    (["scans/{label}_{n}.jpg"], ["masks/{label}_{n}.png"], ("covid", "normal")),
-])
-def test_masks_are_not_used(
-    layout_of: Any, images: list[str], masks: list[str], class_names: tuple[str, ...]
-) -> None:
-    names, of_masks = ([path.format(label=label, n=n) for path in paths for label in class_names for n in range(4)]
-                       for paths in (images, masks))
-    layout = layout_of([*names, *of_masks])
-    assert layout.class_names == class_names and set(layout.images["path"]) == set(names)
-    assert [(finding.kind, finding.path) for finding in layout.findings] == [("ignored_data", min(of_masks))]
-
-
-@pytest.mark.parametrize("paths", [
-    ["images/{}.png", "masks/{}.png"], ["scans/{}.png", "masks/{}.png"], ["CXR_png/{}.png", "mask/{}_mask.png"],
-    ["VOC/JPEGImages/{}.jpg", "VOC/SegmentationClassPNG/{}.png", "VOC/SegmentationClassVisualization/{}.jpg"]])
-def test_images_and_their_masks_alone_have_no_labels(layout_of: Any, paths: list[str]) -> None:
-    with pytest.raises(DataError, match=r"no labels.* called like masks"):
-        layout_of([path.format(n) for path in paths for n in range(4)])
-
-
-def test_two_files_of_one_stem_may_be_different_images(layout_of: Any) -> None:
-    images = [f"{label}/{n}.{suffix}" for label in ("oak", "elm") for n, suffix in ((0, "jpg"), (0, "png"), (1, "png"))]
-    assert len(layout_of(images).images) == 6
-
-
-@pytest.mark.parametrize("folders", [("with_mask", "without_mask"), ("mask", "no_mask"), ("mask", "bare"),
-                                     ("images/mask", "images/bare"), ("face", "masks", "helmet"), ("labels", "notes")])
-def test_a_class_may_be_called_mask(layout_of: Any, folders: tuple[str, str]) -> None:
-    layout = layout_of([f"{folder}/{n}.png" for folder in folders for n in range(4)])
-    assert len(layout.images) == 4 * len(folders) and layout.findings == ()
-
-
 def test_the_tables_of_batches_name_the_images_in_their_folders(layout_of: Any) -> None:
     images = [f"batch{batch}/{n}.jpg" for batch in (1, 2) for n in range(4)]
     tables = {f"batch{batch}/labels.csv": "filename,label\n" + "".join(
@@ -570,36 +530,6 @@ def test_numbered_classes_may_have_the_same_prefixes(layout_of: Any, folder: str
     images = [f"{folder.format(number)}/{eye}_{number}{n}.png" for number in (1, 2) for eye in ("near", "far")
               for n in range(3)]
     assert len(layout_of(images).class_names) == 2
-
-
-@pytest.mark.parametrize(("image", "mask"), [
-    ("CUB_200_2011/images/{}/{}.jpg", "segmentations/{}/{}.png"), ("{}/images/{}.png", "{}/ground_truth/{}.png"),
-    ("{}/images/{}.png", "{}/GT/{}.png"), ("{}/{}.jpg", "{}/{}_gt.png"), ("images/{}/{}.jpg", "masks/{}/{}.png"),
-])
-def test_masks_in_the_folders_of_the_classes_are_not_used(layout_of: Any, image: str, mask: str) -> None:
-    names, masks = ([path.format(label, n) for label in ("finch", "jay") for n in range(3)] for path in (image, mask))
-    layout = layout_of([*names, *masks])
-    assert layout.class_names == ("finch", "jay") and set(layout.images["path"]) == set(names)
-
-
-@pytest.mark.parametrize("top", ["Lung Segmentation Data", "labels", "dataset_with_masks", "Images and Masks"])
-def test_masks_are_recognized_below_a_folder_that_is_called_like_masks(layout_of: Any, top: str) -> None:
-    names, masks = ([f"{top}/{label}/{folder}/{n}.png" for label in ("crack", "ok") for n in range(3)]
-                    for folder in ("images", "lung masks"))
-    layout = layout_of([*names, *masks])
-    assert layout.class_names == ("crack", "ok") and set(layout.images["path"]) == set(names)
-
-
-def test_folders_called_like_those_of_the_images_of_several_classes_are_masks(layout_of: Any) -> None:
-    names, masks = ([f"fish/{label}/{label}{suffix}/{n}.png" for label in ("Shrimp", "Trout") for n in range(3)]
-                    for suffix in ("", " GT"))
-    layout = layout_of([*names, *masks])
-    assert layout.class_names == ("Shrimp", "Trout") and set(layout.images["path"]) == set(names)
-
-
-def test_a_single_pair_of_folders_called_like_masks_may_be_two_classes(layout_of: Any) -> None:
-    pair = [f"{label}/{n}.png" for label in ("face", "face_mask") for n in range(3)]
-    assert layout_of(pair).class_names == ("face", "face_mask")
 
 
 @pytest.mark.parametrize(("header", "num_findings"), [
