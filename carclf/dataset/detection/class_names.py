@@ -4,6 +4,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
+from carclf.dataset.detection.given_subsets import is_subset_name
 from carclf.dataset.detection.result import Detection, class_key, class_name, number_key
 from carclf.dataset.detection.subsets import role_of
 from carclf.dataset.detection.tables import LABEL_SEPARATOR, Table
@@ -107,7 +108,8 @@ def _find_doubtful(names: Collection[str]) -> Iterator[Finding]:
             yield Finding("placeholder_class", name, (
                 f"'{name}' is used as a class, but may mean that there is no label. If so, remove its images, or "
                 "move them out of the training images."))
-        if (setting := _SETTINGS.get(role_of(name))) and not is_placeholder:
+        may_be_subset = is_subset_name(name) or role_of(re.split("[^A-Za-z]", name.strip())[0])  # no pregnancy_test
+        if may_be_subset and (setting := _SETTINGS.get(role_of(name))) and not is_placeholder:
             yield Finding("subset_class", name, (
                 f"'{name}' is used as a class, but may be a subset. If so, set data.{setting} to its folder."))
     garbled = [name for name in sort_naturally(names) if not _CP437_SYMBOLS.isdisjoint(name)]

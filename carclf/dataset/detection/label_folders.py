@@ -9,7 +9,7 @@ from carclf.dataset.detection.files import image_stem
 from carclf.dataset.detection.ids import first_of_each
 from carclf.dataset.detection.label_tables import TableLabels
 from carclf.dataset.detection.result import class_key, number_key
-from carclf.dataset.detection.subsets import role_of
+from carclf.dataset.detection.subsets import is_part, role_of
 from carclf.dataset.findings import Finding, format_labels
 from carclf.dataset.layout import match_ids
 from carclf.errors import ConfigError, DataError
@@ -24,6 +24,10 @@ _PREFIXES = (r"^(.+?)(?:[._-]+[0-9]+)+\.[^.]+$", r"^([^._-]+)[._-].*[._-]")  # o
 _NUMBERED_CLASS = re.compile("class|label|categor|grade|stage|level|type|degree|score", re.IGNORECASE)
 _CAMERA = re.compile("(im|img|image|dscn?|dscf|p|pic|photo|pxl|gopr|mvi|vid|scan|screenshot|frame|file)s?",
                      re.IGNORECASE)  # prefixes of names that cameras and programs write
+# Words in the names of folders whose images are those of another folder.
+_COPIES = {"original", "originals", "orig", "raw", "full", "thumb", "thumbs", "thumbnail", "thumbnails", "small",
+           "large", "resized", "crop", "crops", "cropped", "scaled", "aug", "augmented", "gray", "grayscale", "rgb",
+           "color", "copy", "copies", "cam", "camera"}
 _OTHER_TABLES = (".mat", ".xlsx", ".xls", ".ods", ".parquet", ".feather")
 
 
@@ -72,7 +76,7 @@ def check_prefixes(images: pd.DataFrame, folders: "pd.Series[str]") -> list[Find
     """Return a finding if all class folders have the same prefixes of names, which may be the classes.
 
     Prefixes with digits are cameras or patients. Raises ConfigError if the folders may be parts, such as part_1, or
-    have the same names of files, as copies have.
+    have the same names of files and are called like copies.
     """
     images = training_images(images)
     names = set(folders[images.index]) - {""}
@@ -82,7 +86,9 @@ def check_prefixes(images: pd.DataFrame, folders: "pd.Series[str]") -> list[Find
     if prefixes is None or prefixes.groupby(folders).agg(frozenset).nunique() > 1:
         return []
     stems = images["path"].str.split("/").str[-1].map(image_stem)
-    are_copies = stems.groupby(folders).agg(frozenset).nunique() == 1
+    are_copies = stems.groupby(folders).agg(frozenset).nunique() == 1 and any(
+        re.search("[0-9](px|x[0-9])", name.lower()) or _COPIES & set(re.findall("[a-z]+", name.lower()))
+        for name in names)
     are_words = not prefixes.str.contains("[0-9]").any()
     text = (f"The classes may be folders, such as {min(names)}, or prefixes of names, such as {prefixes.min()}, which "
             "all of these folders have.")
@@ -194,11 +200,16 @@ def require_single_field(images: pd.DataFrame, prefixes: "pd.Series[str]") -> No
     for column in fields if len(fields.columns) <= MAX_FIELDS else []:
         are_numbers = train.str.isdecimal().all() and fields[column].str.fullmatch("[0-9]").all()
         values = fields[column] if are_numbers else fields[column].str.replace("[0-9]+", "", regex=True)
-        if _are_crossed(train, values):
+        if _are_crossed(train, values) and not all(map(_is_no_class, values.unique())):
             raise ConfigError(
                 f"The classes may be the first part of the names, such as {format_labels(set(train))}, or another one, "
                 f"such as {format_labels(set(values))}. For the first part, set data.label_source to file_names. For "
                 "another one, add a table with a column of file names and one of classes, and set data.label_table.")
+
+
+def _is_no_class(field: str) -> bool:
+    """Return True for a letter such as a in 1a, a word that cameras write, and a subset."""
+    return bool(re.fullmatch("[a-z]", field) or _CAMERA.fullmatch(field) or role_of(field))
 
 
 def _are_crossed(first: "pd.Series[str]", second: "pd.Series[str]") -> bool:
@@ -236,12 +247,13 @@ def _with_other_subsets(
 def require_single_root(images: pd.DataFrame) -> None:
     """Raise ConfigError if class folders are in several folders of training images, such as two sizes of them.
 
-    Folders that differ in a number, without a common class, such as train.X1 and train.X2 of ImageNet-100, are parts;
-    those of task1/train and task2/train are not.
+    Folders that differ in a number, without a common class, such as train.X1 and train.X2 of ImageNet-100 or those of
+    part1/train and part2/train, are parts; those of task1/train and task2/train are not.
     """
     folders = training_images(images)[["root", "subfolder"]].drop_duplicates()
     roots = sorted(folders["root"].unique())
-    is_single = len({root.rpartition("/")[0] for root in roots}) == 1 and are_parts(roots)
+    parents = {root.rpartition("/")[0] for root in roots}
+    is_single = are_parts(roots) and (len(parents) == 1 or all(map(is_part, parents)))
     if len(roots) > 1 and (folders["subfolder"].duplicated().any() or not is_single):
         raise ConfigError(f"Several folders have training images in class folders: {', '.join(roots)}. Set "
                           "data.train_folder to one of them.")

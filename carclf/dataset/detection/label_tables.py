@@ -12,6 +12,7 @@ from carclf.dataset.detection.given_subsets import FLAGS, has_unknown_subsets, i
 from carclf.dataset.detection.groups import is_group_column
 from carclf.dataset.detection.ids import ImageNames, Joined, describe_unmatched, first_of_each, join, join_by_keys
 from carclf.dataset.detection.result import class_key, class_name, number_key
+from carclf.dataset.detection.subsets import is_part
 from carclf.dataset.detection.tables import LABEL_SEPARATOR, NAME_OF_LABELS, Table, is_usual_label
 from carclf.errors import ConfigError, DataError
 from carclf.formatting import format_count, format_list
@@ -154,9 +155,10 @@ def describe_unlabeled(
 
 def _describe_columns(table: Table, id_column: str) -> str:
     rows = table.rows.drop(columns=id_column)
-    counts = format_list(f"{column} has {rows[column].nunique()}" for column in rows.columns) or "it has only ids"
+    counts = format_list(f"{column} has {rows[column].nunique()}" for column in rows.columns)
+    advice = ". If a column has the classes, set data.label_column to it." if counts else "it has only ids."
     return (f"{table.path} has no column of classes, with 2 to {len(rows) // 2} different values that are not "
-            f"fractions, dates or sizes: {counts}.")
+            f"fractions, dates or sizes: {counts}{advice}")
 
 
 def read_labels(joined: Joined, targets: Sequence[str], config: Data) -> TableLabels | None:
@@ -362,7 +364,12 @@ def _may_be_unranked(candidate: TableLabels, train: Sequence[TableLabels], has_r
 
 
 def _require_no_versions(tables: Sequence[TableLabels]) -> None:
-    """Raise ConfigError if most ids of two tables differ only in the extension, and the labels are the same."""
+    """Raise ConfigError if most ids of two tables differ only in the extension, and the labels are the same.
+
+    Tables in folders such as batch1 and batch2 have different images.
+    """
+    if all(is_part(table.joined.path.rpartition("/")[0]) for table in tables):
+        return
     rows = [table.joined.match.rows for table in tables]
     labels = [{image_stem(name): table.values.get(row) for name, row in table.joined.match.rows.items()}
               for table in tables]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
 
 import pandas as pd
 
@@ -46,7 +47,8 @@ from carclf.dataset.detection.label_tables import (
 )
 from carclf.dataset.detection.result import Detection
 from carclf.dataset.detection.subset_lists import LABEL_COLUMN, has_image_names
-from carclf.dataset.detection.tables import Table
+from carclf.dataset.detection.subsets import role_of
+from carclf.dataset.detection.tables import NAME_OF_LABELS, Table, is_kind
 from carclf.dataset.findings import Finding
 from carclf.errors import ConfigError, DataError
 from carclf.formatting import format_count
@@ -113,7 +115,8 @@ def find_labels(evidence: Evidence) -> Labeled:
     findings: list[Finding] = []
     if setting not in ("folders", "file_names"):
         tables, findings = _read_tables(evidence, joined, folders)
-    if setting == "auto" and folders is None and (prefixes := read_prefixes(evidence.images)) is not None:
+    may_be_prefixes = setting == "auto" and not evidence.config.label_table and folders is None
+    if may_be_prefixes and (prefixes := read_prefixes(evidence.images)) is not None:
         tables = _without_weak(tables, prefixes)
     if folders is not None:
         labels = _from_folders(evidence, folders, tables)
@@ -142,14 +145,15 @@ def find_labels(evidence: Evidence) -> Labeled:
 
 
 def _without_weak(tables: list[TableLabels], prefixes: "pd.Series[str]") -> list[TableLabels]:
-    """Return the tables without predictions. Raises ConfigError for columns that are not called like label.
+    """Return the tables without predictions. Raises ConfigError if nothing is called like labels.
 
     ``prefixes`` are those of the images' names, which may be the labels as well; numbers, such as those of patients,
     may be labels next to JSON only.
     """
     tables = [table for table in tables if table.role != "predict"]
     are_words = not prefixes.str.contains("[0-9]").any()
-    if tables and all(table.rank == 0 and (are_words or table.joined.table.is_json) for table in tables):
+    if tables and all(not _is_called_like_labels(table) and (are_words or table.joined.table.is_json)
+                      for table in tables):
         first, values = tables[0], tables[0].values
         both = values.index.intersection(prefixes.index)
         if not are_same_classes(prefixes[both], values[both]):
@@ -158,6 +162,12 @@ def _without_weak(tables: list[TableLabels], prefixes: "pd.Series[str]") -> list
                               f"{first.joined.path}, such as {values.max()}. Set data.label_source to file_names or "
                               f"{kind}.")
     return tables
+
+
+def _is_called_like_labels(table: TableLabels) -> bool:
+    """Return True if the name of the column or of the table is that of labels: diagnosis, or labels.csv."""
+    stem = PurePosixPath(table.joined.path).stem.lower()
+    return table.rank > 0 or is_kind(table.column) or bool(role_of(stem) or NAME_OF_LABELS.search(stem))
 
 
 def _select_tables(evidence: Evidence) -> Sequence[Table]:
@@ -193,7 +203,7 @@ def _read_tables(
     findings += _find_unusable(evidence, folders, errors, candidates)
     if evidence.config.label_table and not candidates:
         reason = " ".join(describe_unlabeled(evidence.tables, joined, evidence.images, evidence.config))
-        raise ConfigError(f"data.label_table: {reason} Set data.label_column, or another table.")
+        raise ConfigError(f"data.label_table: {reason} Otherwise, set another table.")
     if folders is not None:
         findings += _find_unmatched(evidence, joined, folders)
         candidates = [candidate for candidate in candidates if candidate.role != "predict"

@@ -18,6 +18,7 @@ NAMES_BY_ROLE = {
     "test": {"test", "testing", "tests", "holdout", "eval", "evaluation"},
     "predict": {"pred", "predict", "prediction", "predictions", "preds", "predicted", "unlabeled"},
 }
+_PART = re.compile("(part|vol|volume|batch|chunk|shard)[ ._-]?[0-9]+$", re.IGNORECASE)  # of a path of a folder
 _SUFFIX = re.compile("(set|data|list|files|images|imgs)$")  # of a name that is written together: trainset, testlist
 
 
@@ -31,6 +32,11 @@ def roles_of(name: str) -> list[str]:
     words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", re.sub("(?<![a-z])train[_-]val(?![a-z])", "trainval", name))
     return [role for word in words for role, names in NAMES_BY_ROLE.items()
             if word.lower() in names or _SUFFIX.sub("", word.lower()) in names]
+
+
+def is_part(folder: str) -> bool:
+    """Return True for the path of a part of the images, such as batch1."""
+    return bool(_PART.search(folder))
 
 
 def list_images(files: Files, config: Data) -> pd.DataFrame:

@@ -21,6 +21,7 @@ SEPARATORS = (",", ";", "\t", "|")
 LABEL_SEPARATOR = re.compile(r"[ ,;|]+")  # of the labels in a list
 # Columns with these names are preferred to others with as good values.
 _LABEL_NAMES = {"label", "labels", "class", "classes", "classname", "category", "categoryid", "target"}
+_KINDS = {"species", "breed", "variety", "diagnosis", "dx", "disease", "grade"}  # of what the images show
 NAME_OF_LABELS = re.compile("label|class|categor|attribute|annotation|tag|target")  # of a column, in lower case
 SUBSET_COLUMN = "split"  # of JSON files and lists, which have no column
 MAX_BYTES = 1 << 28
@@ -85,6 +86,11 @@ class Table:
 def is_usual_label(column: str) -> bool:
     """Return True if a column is called like label."""
     return re.sub("[^a-z]", "", column.lower()) in _LABEL_NAMES
+
+
+def is_kind(column: str) -> bool:
+    """Return True if a column is called like the kinds of what images show, which are mostly the classes."""
+    return not _KINDS.isdisjoint(re.findall("[a-z]+", column.lower()))
 
 
 def read_tables(files: Files, paths: Collection[str]) -> tuple[list[Table], dict[str, DataError]]:

@@ -488,6 +488,33 @@ def test_folders_with_the_same_names_may_be_copies(layout_of: Any, folders: tupl
     assert layout_of(images, train_folder=folders[0]).class_names == ("cat", "dog")
 
 
+@pytest.mark.parametrize(("folders", "prefixes"), [
+    (("ok", "ng"), ("top", "side")), (("left", "right"), ("red", "blue"))])
+def test_folders_with_the_same_names_of_files_may_be_classes(
+    layout_of: Any, folders: tuple[str, ...], prefixes: tuple[str, ...]
+) -> None:
+    layout = layout_of([f"{folder}/{prefix}_{n}.jpg" for folder in folders for prefix in prefixes for n in range(3)])
+    assert set(layout.class_names) == set(folders)
+    assert [finding.kind for finding in layout.findings] == ["common_prefixes"]
+
+
+def test_parts_with_subsets_and_other_classes_are_one_dataset(layout_of: Any) -> None:
+    classes = {"part1": ("ant", "bee"), "part2": ("cow", "dog")}
+    images = [f"{part}/{subset}/{name}/{n}.jpg" for part, names in classes.items() for name in names
+              for subset in ("train", "val") for n in range(3)]
+    layout = layout_of(images)
+    assert layout.class_names == ("ant", "bee", "cow", "dog")
+    assert layout.images["source"].value_counts().to_dict() == {"train": 12, "val": 12}
+
+
+def test_tables_of_batches_in_other_formats_are_parts(layout_of: Any) -> None:
+    suffixes = {"batch1": "jpg", "batch2": "png"}
+    tables = {f"{folder}/labels.csv": "file,label\n" + "".join(f"{n}.{suffix},{'ab'[n % 2]}\n" for n in range(4))
+              for folder, suffix in suffixes.items()}
+    images = [f"{folder}/{n}.{suffix}" for folder, suffix in suffixes.items() for n in range(4)]
+    assert len(layout_of(images, tables).images) == 8
+
+
 @pytest.mark.parametrize(("prefixes", "num_findings"), [
     ("ok defect", 1), ("cam1 cam2", 0), ("P01 P02", 0), ("IMG DSC", 0)])
 def test_common_prefixes_of_folders_are_a_warning_if_they_are_words(
@@ -519,7 +546,8 @@ def test_several_parts_of_names_that_may_be_the_class_need_the_setting(layout_of
 
 @pytest.mark.parametrize("names", [
     "apple_cam1 apple_cam2 pear_cam1 pear_cam2", "ok_P01 ok_P02 ng_P01 ng_P02", "dog_beagle dog_husky cat_tabby",
-    "ok_20240101 ok_20240102 ng_20240101 ng_20240102"])
+    "ok_20240101 ok_20240102 ng_20240101 ng_20240102", "cat_1a cat_1b dog_1a dog_1b", "cat_img cat_dsc dog_img dog_dsc",
+    "cat_train cat_test dog_train dog_test"])
 def test_numbers_and_kinds_after_a_prefix_are_no_classes(layout_of: Any, names: str) -> None:
     images = [f"images/{name}_{n:03}_x.jpg" for name in names.split() for n in range(3)]
     assert len(layout_of(images).class_names) == 2

@@ -102,6 +102,11 @@ def test_prefixes_with_several_words_label_given_subsets(layout_of: Any) -> None
     assert layout.images["source"].value_counts().to_dict() == {"train": 8, "val": 8}
 
 
+@pytest.mark.parametrize("name", ["pregnancy_test", "crash test", "Litmus-Test"])
+def test_a_class_whose_last_word_is_test_is_not_reported(layout_of: Any, name: str) -> None:
+    assert layout_of([f"{folder}/{n}.jpg" for folder in ("bus", "car", name) for n in range(2)]).findings == ()
+
+
 @pytest.mark.parametrize(("name", "setting"), [
     ("test", "test_folder"), ("Valid", "val_folder"), ("train", ""), ("test_images", "test_folder"),
     ("Test1", "test_folder"), ("Test cases", "test_folder"), ("predict", "test_folder"),

@@ -147,7 +147,7 @@ def test_a_field_with_another_name_is_ambiguous_next_to_folders(layout_of: Any) 
 
 def test_a_field_with_another_name_is_ambiguous_next_to_prefixes(layout_of: Any) -> None:
     names = [f"cam{n % 2}_{n}.jpg" for n in range(8)]
-    lines = [json.dumps({"file": name, "species": ["cat", "dog"][n // 4]}) for n, name in enumerate(names)]
+    lines = [json.dumps({"file": name, "owner": ["cat", "dog"][n // 4]}) for n, name in enumerate(names)]
     with pytest.raises(ConfigError, match=r"data\.label_source to file_names or json"):
         layout_of(names, {"metadata.jsonl": "\n".join(lines)})
     assert layout_of(names, {"metadata.jsonl": "\n".join(lines)}, label_source="json").class_names == ("cat", "dog")

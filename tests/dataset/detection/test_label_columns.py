@@ -271,6 +271,13 @@ def test_dates_and_measures_alone_are_no_labels(layout_of: Any, column: str) -> 
     assert layout_of(images, {"photos.csv": table}).class_names == ("cat", "dog")
 
 
+def test_a_column_of_dates_can_be_chosen(layout_of: Any) -> None:
+    table = "file,date\n" + "".join(f"{n:02d}.jpg,2024-05-0{1 + n % 2}\n" for n in NUMBERS)
+    with pytest.raises(DataError, match=r"data\.label_column"):
+        layout_of(IMAGES, {"photos.csv": table})
+    assert layout_of(IMAGES, {"photos.csv": table}, label_column="date").class_names == ("2024-05-01", "2024-05-02")
+
+
 def test_a_column_with_another_name_is_ambiguous_next_to_prefixes(layout_of: Any) -> None:
     patients = [f"photos/{10 + n % 4}_{n}.jpg" for n in range(8)]
     tables = {"photos.csv": "file,level\n" + "".join(f"{path},{'xy'[n // 4]}\n" for n, path in enumerate(patients))}
@@ -280,6 +287,22 @@ def test_a_column_with_another_name_is_ambiguous_next_to_prefixes(layout_of: Any
     with pytest.raises(ConfigError, match=r"data\.label_source to file_names or table"):
         layout_of(images, tables, train_folder="other")
     assert layout_of(images, tables, label_source="table").class_names == ("x", "y")
+
+
+@pytest.mark.parametrize(("name", "column"), [
+    ("photos.csv", "diagnosis"), ("photos.csv", "breed_name"), ("labels.csv", "answer"), ("train.csv", "answer")])
+def test_a_table_or_a_column_called_like_labels_counts_next_to_prefixes(
+    layout_of: Any, name: str, column: str
+) -> None:
+    images = [f"photos/{('left', 'right')[n % 2]}_{n}.jpg" for n in range(8)]
+    table = f"file,{column}\n" + "".join(f"{path},{'xy'[n // 4]}\n" for n, path in enumerate(images))
+    assert layout_of(images, {name: table}).class_names == ("x", "y")
+
+
+def test_a_label_table_that_is_set_counts_next_to_prefixes(layout_of: Any) -> None:
+    images = [f"photos/{('cat', 'dog')[n % 2]}_{n}.jpg" for n in range(8)]
+    table = "file,camera\n" + "".join(f"{path},{'xy'[n // 4]}\n" for n, path in enumerate(images))
+    assert layout_of(images, {"photos.csv": table}, label_table="photos.csv").class_names == ("x", "y")
 
 
 def test_measures_next_to_class_folders_are_no_labels(layout_of: Any) -> None:
