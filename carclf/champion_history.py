@@ -18,6 +18,7 @@ from carclf.metrics import METRICS
 
 CHAMPION_ACTIONS = ("promoted", "rolled_back")
 RESPONSE_ACTIONS = ("approved", "declined", "expired")
+MAX_NOTE_CHARS = 1000  # of a response
 HOLDOUT_FIELDS = ("holdout_accuracy", "holdout_accuracy_low", "holdout_accuracy_high",
                   "holdout_metric", "holdout_metric_low", "holdout_metric_high")
 State = dict[str, Any]  # StoredState

@@ -14,6 +14,7 @@ from airflow.sdk import Param, get_current_context, task
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowFailException
 
+from carclf.champion_history import MAX_NOTE_CHARS
 from carclf.formatting import format_value, truncate
 from carclf.metrics import METRICS
 from carclf.runs.record import run_id_from_dag_run
@@ -21,12 +22,11 @@ from carclf.stages.chain import STAGES
 from carclf_airflow.assets import CANDIDATE
 from carclf_airflow.events import METRICS as METRIC_FIELDS
 from carclf_airflow.events import candidate_event
-from carclf_airflow.ids import CANDIDATE_GROUP, CANDIDATES_TASK, METRICS_KEY, REQUEST_TASK
+from carclf_airflow.ids import CANDIDATE_GROUP, CANDIDATES_TASK, METRICS_KEY, REQUEST_TASK, approval_subject
 from carclf_airflow.pods import gpu_task_options
 from carclf_airflow.stage_process import child_environment, run_for_result, run_stage, skip_tasks
 
 TIMEOUT_HOURS = float(os.environ.get("CARCLF_APPROVAL_TIMEOUT_HOURS") or "24")
-MAX_NOTE_CHARS = 1000
 MARKDOWN = "\\|<[`"  # what starts a cell, HTML, a link or code in names of classes
 AFTER_PROMOTE = list(STAGES)[list(STAGES).index("promote") + 1 :]
 # Metrics of the decision that the question shows by other names, or not at all.
@@ -122,14 +122,14 @@ def question(candidate: Mapping[str, Any]) -> dict[str, str]:
     lines = [
         _plain(metrics["reason"]), "", "| metric | |", "|---|---|",
         *(f"| {name} | {text} |" for name, text in _rows(metrics, candidate["evaluation"])), "",
-        f"[The run's report]({base}/plugin/car-classifier/carclf/runs/{quote(run)}) shows the gate's rules and the "
-        "misclassified images, and whether the champion has changed since this request.", "",
+        f"[The approval page]({base}/plugin/car-classifier/carclf/runs/{quote(run)}/approval) compares the model with "
+        "the champion of now: classes, images, data and settings. You can also respond there.", "",
         "**Approve** compares the model with the champion again, promotes it if it still passes the gate, and submits "
         f"its predictions. **Reject**, or no response within {TIMEOUT_HOURS:g} hours, does neither. A rejected model "
         "can only be promoted with `carclf champion promote --override`.",
     ]
     return {"run": run, "decision": metrics.get("decision_key", ""), "body": "\n".join(lines),
-            "subject": f"Promote the model of {run} and submit its predictions?"}
+            "subject": approval_subject(run)}
 
 
 def _rows(metrics: Mapping[str, Any], evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:

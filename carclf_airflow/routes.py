@@ -30,7 +30,7 @@ from carclf.experiments.results import find_outcome, find_report
 from carclf.runs.record import run_id_from_dag_run
 from carclf.services.storage import Store, open_store, require_marker
 from carclf_airflow.deployment import deployment_recipe
-from carclf_airflow.ids import EXPERIMENTS_DAG, PROMOTE_DAG, RETRAIN_DAG
+from carclf_airflow.ids import EXPERIMENTS_DAG, PROMOTE_DAG, RETRAIN_DAG, approval_subject
 from carclf_airflow.plugin import URL_PREFIX
 from carclf_airflow.responses import SAFE_METHODS, add_error_handlers, app_root_path, stored_file_response
 
@@ -53,7 +53,14 @@ def may_start(user: GetUserDep) -> bool:
         method="POST", access_entity=DagAccessEntity.RUN, details=DagDetails(id=RETRAIN_DAG), user=user))
 
 
+def may_respond(user: GetUserDep) -> bool:
+    """Return whether the user may approve and reject candidates."""
+    return bool(get_auth_manager().is_authorized_dag(
+        method="PUT", access_entity=DagAccessEntity.HITL_DETAIL, details=DagDetails(id=PROMOTE_DAG), user=user))
+
+
 MayStart = Annotated[bool, Depends(may_start)]
+MayRespond = Annotated[bool, Depends(may_respond)]
 
 
 open_store_once = cache(open_store)  # connecting to S3 takes a third of a second
@@ -100,6 +107,12 @@ def _add_pages(app: FastAPI) -> None:
     def dag_run(request: Request, store: PagesStore, dag_id: str, run_id: str, can_start: MayStart) -> str:
         return _dag_run_page(app_root_path(request), store, dag_id, run_id_from_dag_run(run_id), can_start)
 
+    @app.get("/runs/{run_id}/approval", response_class=HTMLResponse)
+    def approval(request: Request, run_id: str, store: PagesStore, user: GetUserDep, can_respond: MayRespond) -> str:
+        root = app_root_path(request)
+        return pages.approval_page(store, root, run_id, user.get_name(), can_respond=can_respond,
+                                   api=_api(root, PROMOTE_DAG), subject=approval_subject(run_id))
+
     @app.get("/compare", response_class=HTMLResponse)
     def compare(request: Request, store: PagesStore, a: str, b: Annotated[list[str], Query(min_length=1)]) -> str:
         if len(b) > 1:
@@ -117,9 +130,9 @@ def _add_start(app: FastAPI) -> None:
         if not can_start:
             raise HTTPException(HTTPStatus.FORBIDDEN, "You do not have permission to start runs of this DAG.")
         root = app_root_path(request)
-        api = f"{root.removesuffix(URL_PREFIX)}/api/v2/dags/{RETRAIN_DAG}"
         recipe = require_recipe(query.recipe or deployment_recipe())
-        return _governed(lambda: pages.start_page(store, root, recipe, query.set, api=api, note=query.note))
+        return _governed(lambda: pages.start_page(store, root, recipe, query.set, api=_api(root, RETRAIN_DAG),
+                                                  note=query.note))
 
 
 def _add_data(app: FastAPI) -> None:
@@ -181,6 +194,11 @@ def _add_fallback(app: FastAPI) -> None:
     @app.api_route("/{path:path}", methods=ALL_METHODS)
     def not_found(path: str) -> Response:
         raise HTTPException(HTTPStatus.NOT_FOUND, f"No page {path[:100]}.")
+
+
+def _api(root: str, dag_id: str) -> str:
+    """Return the URL of a DAG in Airflow's REST API, given that of the pages."""
+    return f"{root.removesuffix(URL_PREFIX)}/api/v2/dags/{dag_id}"
 
 
 def _governed(render: Callable[[], str]) -> str:

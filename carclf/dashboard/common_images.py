@@ -85,12 +85,13 @@ class CommonImages:
         table = table.assign(difference=table["b"] - table["a"]).sort_values("difference", kind="stable")
         return tuple(ClassDifference.model_validate(row) for row in table.to_dict("records"))
 
-    def changed_predictions(self) -> list[ChangedPrediction]:
+    def changed_predictions(self, max_per_kind: int | None = None) -> list[ChangedPrediction]:
         """Return the images with different predictions, the most confident of b first, at most MAX_CHANGED."""
         rows = self.rows[self.rows["a"] != self.rows["b"]]
-        rows = rows.sort_values(["b_probability", "id"], ascending=[False, True]).head(MAX_CHANGED)
+        rows = rows.sort_values(["b_probability", "id"], ascending=[False, True])
         gained, lost = rows["b"] == rows["label"], rows["a"] == rows["label"]
         rows = rows.assign(kind=np.select([gained, lost], ["gained", "lost"], "both_incorrect"))
+        rows = (rows if max_per_kind is None else rows.groupby("kind").head(max_per_kind)).head(MAX_CHANGED)
         rows = rows.astype(object).where(rows.notna(), None)
         return [ChangedPrediction.model_validate(row) for row in rows.to_dict("records")]
 

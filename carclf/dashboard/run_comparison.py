@@ -23,8 +23,8 @@ NOT_SUBTRACTED = ("weakest_class", "val_accuracy_low", "val_accuracy_high", "val
 SIGNIFICANCE_LEVEL = 0.05  # of the two-sided test
 
 
-def compare_runs(store: Store, run_a: str, run_b: str) -> facts.RunComparison:
-    """Return what differs from run A to run B.
+def compare_runs(store: Store, run_a: str, run_b: str, max_per_kind: int | None = None) -> facts.RunComparison:
+    """Return what differs from run A to run B, with up to ``max_per_kind`` gained, lost and other predictions.
 
     ConfigError if a run is missing or has not been evaluated, or both are the same; DataError for damaged artifacts.
     """
@@ -39,7 +39,7 @@ def compare_runs(store: Store, run_a: str, run_b: str) -> facts.RunComparison:
     preview = Previews(readers)
     changed = [
         prediction.model_copy(update={"image": preview(prediction.path)})
-        for prediction in common_images.changed_predictions()
+        for prediction in common_images.changed_predictions(max_per_kind)
     ]
     conclusion, summary = _conclude(run_a, run_b, paired)
     return facts.RunComparison(

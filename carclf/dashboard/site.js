@@ -395,6 +395,39 @@
     document.addEventListener("submit", (event) => event.preventDefault());
   }
 
+  // The page of an approval. Airflow asks the question; the response is that of the user who is logged in.
+  async function findQuestion() {
+    const form = document.getElementById("approval-form"), buttons = [...form.querySelectorAll("button.respond")];
+    if (!buttons.length) return;
+    const status = document.getElementById("approval-status");
+    try {
+      const parameters = new URLSearchParams({response_received: false, subject_search: form.dataset.run, limit: 100, order_by: "-created_at"});
+      const {hitl_details: questions} = await (await request(`${form.dataset.api}/dagRuns/~/hitlDetails?${parameters}`)).json();
+      const question = questions.find(({subject}) => subject === form.dataset.subject);
+      status.textContent = question ? "" : "Airflow does not ask about this candidate now. car_promote asks within the hour, unless it is paused.";
+      if (!question) return;
+      for (const button of buttons) {
+        button.disabled = false;
+        button.addEventListener("click", () => respond(question.task_instance, button.value, buttons, status));
+      }
+    } catch (error) {
+      status.textContent = `The question cannot be loaded: ${error.message}`;
+    }
+  }
+  async function respond(task, choice, buttons, status) {
+    const form = document.getElementById("approval-form"), note = form.elements.note.value || null;
+    const path = ["dagRuns", task.dag_run_id, "taskInstances", task.task_id, task.map_index, "hitlDetails"].map(encodeURIComponent).join("/");
+    for (const button of buttons) button.disabled = true;
+    try {
+      await request(`${form.dataset.api}/${path}`, {method: "PATCH", body: JSON.stringify({chosen_options: [choice], params_input: {note}}),
+        headers: {"Content-Type": "application/json"}});
+      status.textContent = `${choice === "Approve" ? "Approved" : "Rejected"}. The result appears in the report of the run within a minute.`;
+    } catch (error) {
+      for (const button of buttons) button.disabled = false;
+      status.textContent = error.message;
+    }
+  }
+
   document.addEventListener("DOMContentLoaded", async () => {
     const main = document.getElementById("main");
     makeImagesZoomable(document);
@@ -413,6 +446,7 @@
       addStartListeners();
       showPaused().catch(({message}) => { document.getElementById("start-error").textContent = message; });
     }
+    if (document.getElementById("approval-form")) findQuestion();
     await drawCharts(document);
     if (main && main.dataset.run) setTimeout(followRun, 1000 * SECONDS_ACTIVE);
     if (main && "autoRefresh" in main.dataset) setTimeout(autoRefresh, 1000 * SECONDS_AUTO_REFRESH);

@@ -1,14 +1,31 @@
 """The trigger forms, and an experiment from form to winner. Its runs come after the tests that count runs."""
 
 import re
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
-from browser_pages import REPORT_PLUGIN, PageViewer, RunningAirflow
+from browser_pages import REPORT_PLUGIN, RUN_TIMEOUT, PageViewer, RunningAirflow
+
+from carclf.champion import read_state
+from carclf.runs.record import run_id_from_dag_run
+from carclf.services.storage import open_store
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1200)]
 
 MINUTES = 60_000
+
+
+def wait_for_response(store: Path, run_id: str) -> dict[str, Any]:
+    """Return the event of the champion's history that is about a run."""
+    deadline = time.monotonic() + RUN_TIMEOUT
+    while time.monotonic() < deadline:
+        state = read_state(open_store(str(store)))
+        if state and (events := [event for event in state["history"] if event["run"] == run_id]):
+            return events[-1]
+        time.sleep(1)
+    raise TimeoutError(f"No response about {run_id} within {RUN_TIMEOUT} s")
 
 
 def trigger_experiment(airflow: RunningAirflow, viewer: PageViewer, sections: dict[str, dict[str, str]]) -> str:
@@ -53,6 +70,28 @@ def test_an_experiment_can_be_followed_from_its_form_to_its_winner(
     viewer.page.screenshot(path=screenshots / "winner.png")
     winner.click()
     frame.get_by_role("heading", name=re.compile(r"^Run \S")).wait_for()
+
+
+def test_a_candidate_is_judged_and_rejected_on_its_approval_page(
+    airflow: RunningAirflow, viewer: PageViewer, screenshots: Path
+) -> None:
+    run_id = airflow.trigger(**{
+        "fine_tune.epochs": 9, "gate.approval": "required", "gate.min_recall": 0, "gate.max_calibration_error": 1,
+        "gate.champion_rule": "off"})
+    assert airflow.wait(run_id) == "success"
+    frame = viewer.open_runs()
+    frame.get_by_role("link", name=run_id_from_dag_run(run_id), exact=True).click()
+    frame.get_by_role("link", name="Approve or reject").click()
+    frame.get_by_role("heading", name="Approval of").wait_for()
+    reject = frame.get_by_role("button", name="Reject")
+    reject.and_(frame.locator(":enabled")).wait_for()
+    assert frame.locator("#changes ~ h3").count() >= 4
+    frame.get_by_label("Note").fill("too few <b>images</b>")
+    viewer.page.screenshot(path=screenshots / "approval.png")
+    reject.click()
+    frame.get_by_text("Rejected. The result appears").wait_for()
+    response = wait_for_response(airflow.store, run_id_from_dag_run(run_id))
+    assert (response["action"], response["by"], response["note"]) == ("declined", "admin", "too few <b>images</b>")
 
 
 def test_a_run_is_started_from_its_page_after_a_look_at_what_it_reuses(

@@ -90,7 +90,7 @@ def test_the_question_shows_the_metrics_and_links_the_report(printed: Any) -> No
         "| champion | none yet |",
         "| minimum detectable difference | 0.01235 |",
     ]
-    assert "(/airflow/plugin/car-classifier/carclf/runs/r-1)" in question["body"]
+    assert "(/airflow/plugin/car-classifier/carclf/runs/r-1/approval)" in question["body"]
     assert "1.5 hours" in question["body"]
 
 

@@ -227,10 +227,11 @@ def test_script_style_and_chart_library_come_from_the_package(viewer: TestClient
     assert len(files["vega.js"].content) > 500_000
 
 
-NAMED = ["/runs/{}", "/data/runs/{}/live", "/runs/{}/report.html", "/runs/{}/files/evaluate/evaluation.json",
-         "/runs/good/files/{}/evaluation.json", "/runs/good/files/evaluate/{}", "/static/{}",
-         "/experiments/{}/report.html", "/dag-run?dag_id=car_retrain&run_id={}",
-         "/dag-run?dag_id=car_experiments&run_id={}", "/compare?a=good&b={}", "/compare?a={}&b=good"]
+NAMED = ["/runs/{}", "/runs/{}/approval", "/data/runs/{}/live", "/runs/{}/report.html",
+         "/runs/{}/files/evaluate/evaluation.json", "/runs/good/files/{}/evaluation.json",
+         "/runs/good/files/evaluate/{}", "/static/{}", "/experiments/{}/report.html",
+         "/dag-run?dag_id=car_retrain&run_id={}", "/dag-run?dag_id=car_experiments&run_id={}",
+         "/compare?a=good&b={}", "/compare?a={}&b=good"]
 
 
 def test_every_route_with_a_name_is_tested_with_hostile_names(app: FastAPI) -> None:

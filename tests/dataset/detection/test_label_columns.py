@@ -290,7 +290,7 @@ def test_a_column_with_another_name_is_ambiguous_next_to_prefixes(layout_of: Any
 
 
 @pytest.mark.parametrize(("name", "column"), [
-    ("photos.csv", "diagnosis"), ("photos.csv", "breed_name"), ("labels.csv", "answer"), ("train.csv", "answer")])
+    ("photos.csv", "diagnosis"), ("photos.csv", "breed_name"), ("labels.csv", "kind"), ("train.csv", "kind")])
 def test_a_table_or_a_column_called_like_labels_counts_next_to_prefixes(
     layout_of: Any, name: str, column: str
 ) -> None:
