@@ -61,7 +61,7 @@ bench: .venv/.dev ## list the benchmarks
 	@for name in validation_speed hash_search input_pipeline stage_memory report_memory sources experiment_overhead \
 	  runs_page dag_parsing training_step gpu_throughput bootstrap_coverage batch_prediction airflow_idle; do \
 	  echo "$(BIN)/python -m benchmarks.$$name [--quick]"; done
-	@for name in cars10 label_error_quality head_training honest_selection; do \
+	@for name in cars10 ablations label_error_quality head_training honest_selection; do \
 	  echo "$(BIN)/python -m benchmarks.$$name --data FOLDER --weights FILE [--quick]"; done
 	@echo "$(BIN)/python -m benchmarks.near_duplicate_quality --data FOLDER [--quick]"
 

@@ -143,7 +143,7 @@ def main() -> None:
     options = parse_options()
     with tempfile.TemporaryDirectory() as folder:
         if options.quick:
-            options.data = _link_sample(options.data, Path(folder) / "data")
+            options.data = link_sample(options.data, Path(folder) / "data")
         options.stores = Path(f"{options.results}.stores") if options.results else Path(folder) / "stores"
         competition = open_competition(options.data, slug="cars10", work=Path(folder), holdout=HOLDOUT)
         rows = measure_all(competition, options)
@@ -151,7 +151,7 @@ def main() -> None:
     print(json.dumps(summarize(rows)))
 
 
-def _link_sample(data: Path, folder: Path) -> Path:
+def link_sample(data: Path, folder: Path) -> Path:
     """Create a folder with links to every 20th image."""
     for path in sorted(data.glob("train/*/*.jpg"))[::SAMPLE_STEP]:
         target = folder / path.relative_to(data)
