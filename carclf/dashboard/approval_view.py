@@ -28,7 +28,8 @@ class ClassCount(Facts):
 class ApprovalFacts(Facts):
     """What a person needs for the decision about a run's candidate.
 
-    If nothing is to be decided, ``is_waiting`` is False, and only the decision is known. ``comparison`` is None without
+    If nothing is to be decided, ``is_waiting`` is False, and only the decision is known. It is True for an expired
+    request, which can still be approved in a terminal. ``comparison`` is None without
     a champion, or if both cannot be compared, for the reason in ``problem``. ``forbidden`` is why this person may not
     approve, and ``command`` responds in a terminal.
     """
@@ -37,6 +38,7 @@ class ApprovalFacts(Facts):
     row: Row
     is_waiting: bool
     decision: DecisionFacts | None
+    is_expired: bool = False
     champion: Champion | None = None
     comparison: RunComparison | None = None
     problem: str = ""
@@ -54,13 +56,15 @@ def approval_facts(store: Store, run_id: str, approver: str) -> ApprovalFacts:
     ConfigError if the run does not exist or the policy is invalid, DataError if the record is damaged.
     """
     reader = open_run(store, run_id)
-    is_waiting = reader.attempt("promote").get("state") in ("waiting", "expired")
+    state = reader.attempt("promote").get("state")
+    is_waiting = state in ("waiting", "expired")
     decision = reader.try_section("decision", lambda: read_decision(reader), None)
-    facts = ApprovalFacts(run=run_id, row=reader.index_row(), is_waiting=is_waiting, decision=decision)
+    facts = ApprovalFacts(run=run_id, row=reader.index_row(), is_waiting=is_waiting, decision=decision,
+                          is_expired=state == "expired")
     if not is_waiting:
         return facts
-    state = champion_facts(store)
-    champion = state.champion if state else None
+    gate = champion_facts(store)
+    champion = gate.champion if gate else None
     compared: dict[str, Any] = {}
     if champion:
         compared = reader.try_section("comparison", partial(_compare, reader, champion.run), compared)

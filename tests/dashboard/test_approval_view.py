@@ -11,6 +11,7 @@ from carclf.config.policy import POLICY_VARIABLE
 from carclf.dashboard.approval_view import approval_facts
 from carclf.dashboard.pages import approval_page
 from carclf.errors import ConfigError
+from carclf.runs.approvals import end_request
 from carclf.runs.run import Run
 from carclf.services.storage import Store, init_store
 
@@ -99,6 +100,14 @@ def test_the_policy_forbids_people_to_approve_their_own_runs(
 def test_only_people_who_may_respond_have_buttons(store: Store, values: dict[str, Any], num_buttons: int) -> None:
     waiting_run(store, "candidate", range(3))
     assert page(store, "candidate", **values).count('class="respond"') == num_buttons
+
+
+def test_an_expired_request_is_decided_in_a_terminal(store: Store) -> None:
+    run = waiting_run(store, "candidate", range(3))
+    end_request(run, "expired", note="no response")
+    facts = approval_facts(store, "candidate", "ada")
+    assert facts.is_waiting and facts.is_expired and "--approved-by" in facts.command
+    assert page(store, "candidate").count('class="respond"') == 0
 
 
 def test_a_decided_run_has_nothing_to_decide(store: Store) -> None:
