@@ -22,7 +22,7 @@ def wait_for_response(store: Path, run_id: str) -> dict[str, Any]:
     deadline = time.monotonic() + RUN_TIMEOUT
     while time.monotonic() < deadline:
         state = read_state(open_store(str(store)))
-        if state and (events := [event for event in state["history"] if event["run"] == run_id]):
+        if state and (events := [event for event in state["history"] if event.get("run") == run_id]):
             return events[-1]
         time.sleep(1)
     raise TimeoutError(f"No response about {run_id} within {RUN_TIMEOUT} s")
