@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from carclf.dataset.findings import Findings
 
-VERSION = 13
+VERSION = 14
 # The layout depends on these and on the section data. submit.positive_class is applied by submit, so that correcting it
 # repeats no training.
 LAYOUT_SETTINGS = ("submit.sample", "submit.kind")

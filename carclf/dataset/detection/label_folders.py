@@ -27,7 +27,10 @@ _CAMERA = re.compile("(im|img|image|dscn?|dscf|p|pic|photo|pxl|gopr|mvi|vid|scan
 # Words in the names of folders whose images are those of another folder.
 _COPIES = {"original", "originals", "orig", "raw", "full", "thumb", "thumbs", "thumbnail", "thumbnails", "small",
            "large", "resized", "crop", "crops", "cropped", "scaled", "aug", "augmented", "gray", "grayscale", "rgb",
-           "color", "copy", "copies", "cam", "camera"}
+           "color", "copy", "copies", "cam", "camera", "jpg", "jpeg", "png", "tif", "tiff", "bmp", "webp", "res", "hd",
+           "sd", "processed", "preprocessed", "unprocessed", "enhanced", "normalized", "resize", "augmentation"}
+_SIZE = re.compile("[0-9](px|x[0-9])|^(64|96|128|224|256|299|384|512|1024)$")  # of images, in names of such folders
+_DATE = re.compile("(19|20)[0-9]{2}([-_. ]?[0-9]{2}){1,2}")
 _OTHER_TABLES = (".mat", ".xlsx", ".xls", ".ods", ".parquet", ".feather")
 
 
@@ -67,8 +70,11 @@ def read_class_folders(images: pd.DataFrame, level: int = 0) -> "pd.Series[str] 
 
 
 def are_parts(names: Collection[str]) -> bool:
-    """Return True if the names of folders may be those of parts of the images, such as part_1 and part_2."""
-    stems = {re.sub("[0-9]+", "", name) for name in names if name}
+    """Return True if the names of folders may be those of parts of the images, such as part_1 and part_2, or dates."""
+    names = {name for name in names if name}
+    if len(names) > 1 and all(map(_DATE.fullmatch, names)):
+        return True
+    stems = {re.sub("[0-9]+", "", name) for name in names}
     return len(stems) == 1 and any(map(str.isalpha, min(stems))) and len(names) <= MAX_PARTS
 
 
@@ -87,7 +93,7 @@ def check_prefixes(images: pd.DataFrame, folders: "pd.Series[str]") -> list[Find
         return []
     stems = images["path"].str.split("/").str[-1].map(image_stem)
     are_copies = stems.groupby(folders).agg(frozenset).nunique() == 1 and any(
-        re.search("[0-9](px|x[0-9])", name.lower()) or _COPIES & set(re.findall("[a-z]+", name.lower()))
+        _SIZE.search(name.lower()) or _COPIES & set(re.findall("[a-z]+", name.lower()))
         for name in names)
     are_words = not prefixes.str.contains("[0-9]").any()
     text = (f"The classes may be folders, such as {min(names)}, or prefixes of names, such as {prefixes.min()}, which "

@@ -1,5 +1,6 @@
 """The labels of the images: from class folders, tables, COCO JSON or file names, whichever the evidence supports."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
@@ -48,7 +49,7 @@ from carclf.dataset.detection.label_tables import (
 from carclf.dataset.detection.result import Detection
 from carclf.dataset.detection.subset_lists import LABEL_COLUMN, has_image_names
 from carclf.dataset.detection.subsets import role_of
-from carclf.dataset.detection.tables import NAME_OF_LABELS, Table, is_kind
+from carclf.dataset.detection.tables import Table, is_kind, is_usual_label
 from carclf.dataset.findings import Finding
 from carclf.errors import ConfigError, DataError
 from carclf.formatting import format_count
@@ -118,6 +119,7 @@ def find_labels(evidence: Evidence) -> Labeled:
     may_be_prefixes = setting == "auto" and not evidence.config.label_table and folders is None
     if may_be_prefixes and (prefixes := read_prefixes(evidence.images)) is not None:
         tables = _without_weak(tables, prefixes)
+        findings += _find_other_prefixes(tables, prefixes)
     if folders is not None:
         labels = _from_folders(evidence, folders, tables)
     elif tables:
@@ -164,10 +166,23 @@ def _without_weak(tables: list[TableLabels], prefixes: "pd.Series[str]") -> list
     return tables
 
 
+def _find_other_prefixes(tables: Sequence[TableLabels], prefixes: "pd.Series[str]") -> list[Finding]:
+    """Return a finding if words in names may be the labels instead of a column that is not called like label."""
+    if not tables or any(table.rank for table in tables) or prefixes.str.contains("[0-9]").any():
+        return []
+    first = tables[0]
+    both = first.values.index.intersection(prefixes.index)
+    return [] if are_same_classes(prefixes[both], first.values[both]) else [Finding(
+        "common_prefixes", first.joined.path, (
+            f"The classes are those of the column {first.column}. If they are prefixes of names, such as "
+            f"{prefixes.min()}, set data.label_source to file_names."))]
+
+
 def _is_called_like_labels(table: TableLabels) -> bool:
     """Return True if the name of the column or of the table is that of labels: diagnosis, or labels.csv."""
-    stem = PurePosixPath(table.joined.path).stem.lower()
-    return table.rank > 0 or is_kind(table.column) or bool(role_of(stem) or NAME_OF_LABELS.search(stem))
+    stem = PurePosixPath(table.joined.path).stem
+    are_labels = all(is_usual_label(word) or role_of(word) for word in re.findall("[A-Za-z]+", stem))
+    return table.rank > 0 or is_kind(table.column) or are_labels
 
 
 def _select_tables(evidence: Evidence) -> Sequence[Table]:

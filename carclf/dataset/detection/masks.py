@@ -72,11 +72,12 @@ def _are_masks_of_siblings(
     """
     _, parts, depth = _kind(folder)
     words = _words(parts[depth - 1])
-    others = [name for name in children["/".join(parts[: depth - 1])]
-              if _kind(name)[0] != "mask" and words.isdisjoint(_words(name))]
+    siblings = [name for name in children["/".join(parts[: depth - 1])] if _kind(name)[0] != "mask"]
+    names = images[folder]
+    are_called_so = all(map(_stem_of_image, names))  # train_masks/1_mask.png of train/1.jpg
+    others = [name for name in siblings if are_called_so or words.isdisjoint(_words(name))]
     paths = ["/".join([*parts[: depth - 1], name, *parts[depth:]]) for name in others]
     stems = {_stem(name) for path in paths for name in images.get(path, ())}
-    names = images[folder]
     is_sure = any(_stem_of_image(name) in stems for name in names) or (
         len(others) == 1 and re.sub("[^a-z]", "", parts[depth - 1].lower()) in _SURE_NAMES)
     return is_sure and _are_lossless(names) and _are_known(names, stems)

@@ -22,6 +22,7 @@ LABEL_SEPARATOR = re.compile(r"[ ,;|]+")  # of the labels in a list
 # Columns with these names are preferred to others with as good values.
 _LABEL_NAMES = {"label", "labels", "class", "classes", "classname", "category", "categoryid", "target"}
 _KINDS = {"species", "breed", "variety", "diagnosis", "dx", "disease", "grade"}  # of what the images show
+_SUFFIXES_OF_KINDS = {"id", "name", "code", "label", "class"}
 NAME_OF_LABELS = re.compile("label|class|categor|attribute|annotation|tag|target")  # of a column, in lower case
 SUBSET_COLUMN = "split"  # of JSON files and lists, which have no column
 MAX_BYTES = 1 << 28
@@ -90,7 +91,8 @@ def is_usual_label(column: str) -> bool:
 
 def is_kind(column: str) -> bool:
     """Return True if a column is called like the kinds of what images show, which are mostly the classes."""
-    return not _KINDS.isdisjoint(re.findall("[a-z]+", column.lower()))
+    words = [word for word in re.findall("[a-z]+", column.lower()) if word not in _SUFFIXES_OF_KINDS]
+    return bool(words) and words[-1] in _KINDS
 
 
 def read_tables(files: Files, paths: Collection[str]) -> tuple[list[Table], dict[str, DataError]]:
@@ -113,6 +115,8 @@ def find_listed_masks(files: Files, tables: Sequence[Table]) -> set[str]:
     of_images, of_masks = ({path.rpartition("/")[2] for path in paths} for paths in (files.paths, files.masks))
     listed: set[str] = set()
     for table in tables:
+        if table.path and not _may_have_classes(table):
+            continue
         names = {column: {normalized(cell).rpartition("/")[2] for cell in table.rows[column].unique()}
                  for column in table.rows.columns}
         with_images = {column for column, cells in names.items() if not cells.isdisjoint(of_images)}
@@ -120,6 +124,12 @@ def find_listed_masks(files: Files, tables: Sequence[Table]) -> set[str]:
             if with_images <= {column} and not is_called_like_masks(column):
                 listed |= cells & of_masks - of_images
     return {path for path in files.masks if path.rpartition("/")[2] in listed}
+
+
+def _may_have_classes(table: Table) -> bool:
+    """Return False for a list of files, such as a manifest with sizes and checksums."""
+    return any(is_usual_label(column) or (1 < table.rows[column].nunique() <= len(table.rows) / 2 and (
+        is_kind(column) or not table.rows[column].str.fullmatch(r"[0-9.]*").all())) for column in table.rows.columns)
 
 
 def with_folder_roles(tables: Sequence[Table], images: pd.DataFrame) -> list[Table]:

@@ -468,7 +468,7 @@ def test_folders_of_sites_and_classes_are_no_groups(layout_of: Any) -> None:
     assert layout.images["label"].tolist() == [path.split("/")[1] for path in layout.images["path"]]
 
 
-@pytest.mark.parametrize("folder", ["part_{}", "images_00{}", "train/cam{}"])
+@pytest.mark.parametrize("folder", ["part_{}", "images_00{}", "train/cam{}", "2024-05-0{}"])
 def test_parts_that_all_have_the_same_prefixes_need_the_setting(layout_of: Any, folder: str) -> None:
     images = [f"{folder.format(part)}/{label}_{part}{n}.png" for part in (1, 2, 3) for label in ("glioma", "healthy")
               for n in range(3)]
@@ -479,7 +479,8 @@ def test_parts_that_all_have_the_same_prefixes_need_the_setting(layout_of: Any, 
 
 
 @pytest.mark.parametrize(("folders", "setting"), [
-    (("originals", "thumbnails"), "train_folder"), (("cam_left", "cam_right"), "label_source")])
+    (("originals", "thumbnails"), "train_folder"), (("cam_left", "cam_right"), "label_source"),
+    (("224", "512"), "train_folder"), (("high_res", "low_res"), "train_folder")])
 def test_folders_with_the_same_names_may_be_copies(layout_of: Any, folders: tuple[str, str], setting: str) -> None:
     images = [f"{folder}/{label}_{n}.jpg" for folder in folders for label in ("cat", "dog") for n in range(3)]
     with pytest.raises(ConfigError, match=rf"data\.{setting}"):

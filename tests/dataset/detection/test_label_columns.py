@@ -296,7 +296,19 @@ def test_a_table_or_a_column_called_like_labels_counts_next_to_prefixes(
 ) -> None:
     images = [f"photos/{('left', 'right')[n % 2]}_{n}.jpg" for n in range(8)]
     table = f"file,{column}\n" + "".join(f"{path},{'xy'[n // 4]}\n" for n, path in enumerate(images))
-    assert layout_of(images, {name: table}).class_names == ("x", "y")
+    layout = layout_of(images, {name: table})
+    assert layout.class_names == ("x", "y")
+    assert [finding.kind for finding in layout.findings] == ["common_prefixes"]
+
+
+@pytest.mark.parametrize(("name", "column"), [
+    ("stage.csv", "camera"), ("training_log.csv", "camera"), ("annotation_log.csv", "author"),
+    ("photos.csv", "diagnosis_method"), ("photos.csv", "species_checked_by"), ("photos.csv", "grade_of_focus")])
+def test_other_names_that_contain_a_word_for_labels_do_not_count(layout_of: Any, name: str, column: str) -> None:
+    images = [f"photos/{('cat', 'dog')[n % 2]}_{n}.jpg" for n in range(8)]
+    table = f"file,{column}\n" + "".join(f"{path},{'xy'[n // 4]}\n" for n, path in enumerate(images))
+    with pytest.raises(ConfigError, match=r"data\.label_source"):
+        layout_of(images, {name: table})
 
 
 def test_a_label_table_that_is_set_counts_next_to_prefixes(layout_of: Any) -> None:

@@ -128,6 +128,22 @@ def test_a_table_of_masks_alone_makes_them_no_images(layout_of: Any) -> None:
     assert paths_of(layout_of([*images, *masks], {"areas.csv": table})) == set(images)
 
 
+@pytest.mark.parametrize("table", [
+    "path,size\n{rows}", "sha256,file\n{swapped}"])
+def test_a_list_of_all_files_makes_masks_no_images(layout_of: Any, table: str) -> None:
+    images = [f"{label}/{n}.png" for label in ("benign", "malignant") for n in range(4)]
+    masks = [path.replace(".png", "_mask.png") for path in images]
+    rows = "".join(f"{path},{n}\n" for n, path in enumerate([*images, *masks]))
+    swapped = "".join(f"ab{n},{path}\n" for n, path in enumerate([*images, *masks]))
+    layout = layout_of([*images, *masks], {"files.csv": table.format(rows=rows, swapped=swapped)})
+    assert paths_of(layout) == set(images)
+
+
+def test_a_folder_of_masks_that_are_called_so_is_no_class(layout_of: Any) -> None:
+    with pytest.raises(DataError, match="no labels"):
+        layout_of([*(f"train/{n:03}_01.jpg" for n in range(5)), *(f"train_masks/{n:03}_01_mask.gif" for n in range(5))])
+
+
 def test_a_photograph_of_a_label_is_no_mask(layout_of: Any) -> None:
     images = [*(f"{wine}/{n}.png" for wine in ("red", "white") for n in range(4)), "red/0_label.png"]
     assert paths_of(layout_of(images)) == set(images)
