@@ -25,6 +25,7 @@ from carclf.dataset.detection.tables import (
     find_listed_masks,
     has_pixels,
     image_names,
+    may_have_classes,
     read_tables,
     with_folder_roles,
 )
@@ -117,7 +118,7 @@ def _read_source(folder: Path, config: Config) -> _Source:
 def _find_listed_masks(files: Files, tables: Sequence[Table], json: Mapping[str, object]) -> set[str]:
     coco = read_coco(json, image_names([*files.paths, *files.masks]))
     names = pd.DataFrame({"file_name": list(coco.file_names.values())}, dtype="object")
-    return find_listed_masks(files, [*tables, *coco.tables, Table("", names)])
+    return find_listed_masks(files, [*filter(may_have_classes, [*tables, *coco.tables]), Table("", names)])
 
 
 def _find_sample_images(

@@ -92,9 +92,7 @@ def check_prefixes(images: pd.DataFrame, folders: "pd.Series[str]") -> list[Find
     if prefixes is None or prefixes.groupby(folders).agg(frozenset).nunique() > 1:
         return []
     stems = images["path"].str.split("/").str[-1].map(image_stem)
-    are_copies = stems.groupby(folders).agg(frozenset).nunique() == 1 and any(
-        _SIZE.search(name.lower()) or _COPIES & set(re.findall("[a-z]+", name.lower()))
-        for name in names)
+    are_copies = stems.groupby(folders).agg(frozenset).nunique() == 1 and any(map(_is_called_like_copies, names))
     are_words = not prefixes.str.contains("[0-9]").any()
     text = (f"The classes may be folders, such as {min(names)}, or prefixes of names, such as {prefixes.min()}, which "
             "all of these folders have.")
@@ -103,6 +101,12 @@ def check_prefixes(images: pd.DataFrame, folders: "pd.Series[str]") -> list[Find
         raise ConfigError(f"{text} Set data.label_source to folders or file_names{copies}.")
     return [Finding("common_prefixes", min(names), (
         f"{text} If the prefixes are the classes, set data.label_source to file_names."))] * are_words
+
+
+def _is_called_like_copies(folder: str) -> bool:
+    """Return True for a folder such as thumbnails or images_224px."""
+    name = folder.lower()
+    return bool(_SIZE.search(name) or not _COPIES.isdisjoint(re.findall("[a-z]+", name)))
 
 
 def match_classes(names: set[str], classes: set[str]) -> dict[str, str]:

@@ -118,8 +118,8 @@ def find_labels(evidence: Evidence) -> Labeled:
         tables, findings = _read_tables(evidence, joined, folders)
     may_be_prefixes = setting == "auto" and not evidence.config.label_table and folders is None
     if may_be_prefixes and (prefixes := read_prefixes(evidence.images)) is not None:
-        tables = _without_weak(tables, prefixes)
-        findings += _find_other_prefixes(tables, prefixes)
+        tables, ambiguous = _without_weak(tables, prefixes)
+        findings += ambiguous
     if folders is not None:
         labels = _from_folders(evidence, folders, tables)
     elif tables:
@@ -146,43 +146,37 @@ def find_labels(evidence: Evidence) -> Labeled:
     return Labeled(labels, subsets, [*all_joined, *lists], [*findings, *labels.findings, *subsets.findings])
 
 
-def _without_weak(tables: list[TableLabels], prefixes: "pd.Series[str]") -> list[TableLabels]:
-    """Return the tables without predictions. Raises ConfigError if nothing is called like labels.
+def _without_weak(
+    tables: list[TableLabels], prefixes: "pd.Series[str]"
+) -> tuple[list[TableLabels], list[Finding]]:
+    """Return the tables without predictions, and a finding if words in names may be the labels instead of a column.
 
-    ``prefixes`` are those of the images' names, which may be the labels as well; numbers, such as those of patients,
-    may be labels next to JSON only.
+    ``prefixes`` are those of the images' names; numbers, such as those of patients, may be labels next to JSON only.
+    Raises ConfigError if neither a column nor a table is called like labels.
     """
     tables = [table for table in tables if table.role != "predict"]
+    if not tables or any(table.rank for table in tables):
+        return tables, []
+    first, values = tables[0], tables[0].values
+    both = values.index.intersection(prefixes.index)
+    if are_same_classes(prefixes[both], values[both]):
+        return tables, []
     are_words = not prefixes.str.contains("[0-9]").any()
-    if tables and all(not _is_called_like_labels(table) and (are_words or table.joined.table.is_json)
-                      for table in tables):
-        first, values = tables[0], tables[0].values
-        both = values.index.intersection(prefixes.index)
-        if not are_same_classes(prefixes[both], values[both]):
-            kind = "json" if first.joined.table.is_json else "table"
-            raise ConfigError(f"The classes may be prefixes of names, such as {prefixes.min()}, or {first.column} of "
-                              f"{first.joined.path}, such as {values.max()}. Set data.label_source to file_names or "
-                              f"{kind}.")
-    return tables
-
-
-def _find_other_prefixes(tables: Sequence[TableLabels], prefixes: "pd.Series[str]") -> list[Finding]:
-    """Return a finding if words in names may be the labels instead of a column that is not called like label."""
-    if not tables or any(table.rank for table in tables) or prefixes.str.contains("[0-9]").any():
-        return []
-    first = tables[0]
-    both = first.values.index.intersection(prefixes.index)
-    return [] if are_same_classes(prefixes[both], first.values[both]) else [Finding(
-        "common_prefixes", first.joined.path, (
-            f"The classes are those of the column {first.column}. If they are prefixes of names, such as "
-            f"{prefixes.min()}, set data.label_source to file_names."))]
+    if all(not _is_called_like_labels(table) and (are_words or table.joined.table.is_json) for table in tables):
+        kind = "json" if first.joined.table.is_json else "table"
+        raise ConfigError(f"The classes may be prefixes of names, such as {prefixes.min()}, or {first.column} of "
+                          f"{first.joined.path}, such as {values.max()}. Set data.label_source to file_names or "
+                          f"{kind}.")
+    return tables, [Finding("common_prefixes", first.joined.path, (
+        f"The classes are those of the column {first.column}. If they are prefixes of names, such as "
+        f"{prefixes.min()}, set data.label_source to file_names."))] * are_words
 
 
 def _is_called_like_labels(table: TableLabels) -> bool:
     """Return True if the name of the column or of the table is that of labels: diagnosis, or labels.csv."""
     stem = PurePosixPath(table.joined.path).stem
     are_labels = all(is_usual_label(word) or role_of(word) for word in re.findall("[A-Za-z]+", stem))
-    return table.rank > 0 or is_kind(table.column) or are_labels
+    return is_kind(table.column) or are_labels
 
 
 def _select_tables(evidence: Evidence) -> Sequence[Table]:

@@ -148,5 +148,5 @@ def _folders_of_siblings(folders: Collection[str]) -> dict[str, str]:
     A pair with the same names everywhere may be two classes, face and face_mask, and so may several in one folder.
     """
     pairs = {folder: image for folder in folders if (image := _stem_of_image(folder)) in folders}
-    parents, _, names = zip(*(folder.rpartition("/") for folder in pairs), strict=True) if pairs else ((), (), ())
-    return pairs if len(set(names)) > 1 and len(set(parents)) == len(pairs) else {}
+    parents, names = ({folder.rpartition("/")[part] for folder in pairs} for part in (0, 2))
+    return pairs if len(names) > 1 and len(parents) == len(pairs) else {}

@@ -115,8 +115,6 @@ def find_listed_masks(files: Files, tables: Sequence[Table]) -> set[str]:
     of_images, of_masks = ({path.rpartition("/")[2] for path in paths} for paths in (files.paths, files.masks))
     listed: set[str] = set()
     for table in tables:
-        if table.path and not _may_have_classes(table):
-            continue
         names = {column: {normalized(cell).rpartition("/")[2] for cell in table.rows[column].unique()}
                  for column in table.rows.columns}
         with_images = {column for column, cells in names.items() if not cells.isdisjoint(of_images)}
@@ -126,7 +124,7 @@ def find_listed_masks(files: Files, tables: Sequence[Table]) -> set[str]:
     return {path for path in files.masks if path.rpartition("/")[2] in listed}
 
 
-def _may_have_classes(table: Table) -> bool:
+def may_have_classes(table: Table) -> bool:
     """Return False for a list of files, such as a manifest with sizes and checksums."""
     return any(is_usual_label(column) or (1 < table.rows[column].nunique() <= len(table.rows) / 2 and (
         is_kind(column) or not table.rows[column].str.fullmatch(r"[0-9.]*").all())) for column in table.rows.columns)
