@@ -8,9 +8,10 @@ import os
 from collections.abc import Callable
 from functools import cache
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from airflow.api_fastapi.app import get_auth_manager
+from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
 from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag
 from anyio import CapacityLimiter, to_thread
@@ -49,14 +50,17 @@ def require_permission(request: Request, user: GetUserDep) -> None:
 
 def may_start(user: GetUserDep) -> bool:
     """Return whether the user may start runs of the DAG."""
-    return bool(get_auth_manager().is_authorized_dag(
-        method="POST", access_entity=DagAccessEntity.RUN, details=DagDetails(id=RETRAIN_DAG), user=user))
+    return _may("POST", DagAccessEntity.RUN, RETRAIN_DAG, user)
 
 
 def may_respond(user: GetUserDep) -> bool:
     """Return whether the user may approve and reject candidates."""
+    return _may("PUT", DagAccessEntity.HITL_DETAIL, PROMOTE_DAG, user)
+
+
+def _may(method: Literal["POST", "PUT"], entity: DagAccessEntity, dag_id: str, user: BaseUser) -> bool:
     return bool(get_auth_manager().is_authorized_dag(
-        method="PUT", access_entity=DagAccessEntity.HITL_DETAIL, details=DagDetails(id=PROMOTE_DAG), user=user))
+        method=method, access_entity=entity, details=DagDetails(id=dag_id), user=user))
 
 
 MayStart = Annotated[bool, Depends(may_start)]

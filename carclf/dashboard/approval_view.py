@@ -4,11 +4,10 @@ from functools import partial
 from typing import Any
 
 from carclf.config import Config, Policy, load_policy, may_approve
-from carclf.config.sources import parse_source
 from carclf.dashboard.champion_facts import Champion, champion_facts
 from carclf.dashboard.comparison_facts import RunComparison
 from carclf.dashboard.run_comparison import compare_runs
-from carclf.dashboard.run_facts import DataFacts, DecisionFacts, read_data, read_decision
+from carclf.dashboard.run_facts import DecisionFacts, read_decision
 from carclf.dashboard.run_reader import Facts, RunReader, open_run
 from carclf.runs.index import Row
 from carclf.services.storage import Store, format_command
@@ -29,9 +28,9 @@ class ApprovalFacts(Facts):
     """What a person needs for the decision about a run's candidate.
 
     If nothing is to be decided, ``is_waiting`` is False, and only the decision is known. It is True for an expired
-    request, which can still be approved in a terminal. ``comparison`` is None without
-    a champion, or if both cannot be compared, for the reason in ``problem``. ``forbidden`` is why this person may not
-    approve, and ``command`` responds in a terminal.
+    request, which can still be approved in a terminal. ``comparison`` is None without a champion, or if both cannot be
+    compared, for the reason in ``problem``. ``forbidden`` is why this person may not approve, and ``command`` responds
+    in a terminal.
     """
 
     run: str
@@ -83,15 +82,15 @@ def approval_facts(store: Store, run_id: str, approver: str) -> ApprovalFacts:
 def _compare(reader: RunReader, champion_run: str) -> dict[str, Any]:
     """Return the comparison with the champion's run, and the differences of their data."""
     comparison = compare_runs(reader.store, champion_run, reader.run_id, max_per_kind=MAX_IMAGES)
-    before, after = (_class_counts(read_data(open_run(reader.store, run))) for run in (champion_run, reader.run_id))
+    before, after = (_class_counts(run) for run in (open_run(reader.store, champion_run), reader))
     counts = [ClassCount(label=name, champion=before.get(name, 0), candidate=after.get(name, 0))
               for name in before | after if before.get(name) != after.get(name)]
     counts.sort(key=lambda count: -abs(count.candidate - count.champion))
     return {"comparison": comparison, "class_counts": tuple(counts)}
 
 
-def _class_counts(data: DataFacts | None) -> dict[str, int]:
-    return data.num_images_by_class if data else {}
+def _class_counts(reader: RunReader) -> dict[str, int]:
+    return dict((reader.read_json("validate", "report.json") or {}).get("class_counts", {}))
 
 
 def _after_approval(config: Config, champion: Champion | None) -> list[str]:
@@ -101,7 +100,7 @@ def _after_approval(config: Config, champion: Champion | None) -> list[str]:
                      "gate, it becomes the champion."]
     if config.fine_tune.refit:
         sentences.append("It is then trained on all labeled images, and the refitted model predicts for it.")
-    if config.submit.enabled and parse_source(config.data.source).kind == "competition":
+    if config.submit.enabled and config.competition:
         return [*sentences, "Its predictions are submitted to Kaggle, which counts against the limit of the day."]
     return [*sentences, "Nothing is submitted."]
 

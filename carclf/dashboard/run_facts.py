@@ -204,7 +204,7 @@ def run_facts(store: Store, run_id: str) -> RunFacts:
     facts = RunFacts(
         run=run_id, store=store.url, row=_row(reader, stages), header=_header(reader, settings), stages=stages,
         curves={stage: reader.try_section(stage, partial(read_epochs, reader, stage), EMPTY) for stage in TRAINING},
-        data=reader.try_section("data", lambda: read_data(reader), None),
+        data=reader.try_section("data", lambda: _data(reader), None),
         evaluation=reader.try_section("evaluation", lambda: _evaluation(reader), None),
         errors=reader.try_section("errors", lambda: _errors(reader), EMPTY),
         decision=reader.try_section("decision", lambda: read_decision(reader), None), live=live,
@@ -263,8 +263,7 @@ def read_epochs(reader: RunReader, stage: str) -> tuple[Epoch, ...]:
     return tuple(epochs)
 
 
-def read_data(reader: RunReader) -> DataFacts | None:
-    """Return the facts about a run's data; None if they have not been validated."""
+def _data(reader: RunReader) -> DataFacts | None:
     if (report := reader.read_json("validate", "report.json")) is None:
         return None
     head = reader.try_section("train_head", lambda: reader.artifact("train_head"), None)

@@ -37,6 +37,9 @@
     const {detail} = await response.json().catch(() => ({}));
     throw new Error(typeof detail === "string" ? detail : `${response.status} ${detail ? JSON.stringify(detail) : response.statusText}`);
   }
+  async function sendJson(method, url, body) {
+    return (await request(url, {method, body: JSON.stringify(body), headers: {"Content-Type": "application/json"}})).json();
+  }
   async function requestJson(path) {
     return (await request(root() + path)).json();
   }
@@ -371,13 +374,12 @@
   }
   async function startRun() {
     const button = document.getElementById("start"), form = document.getElementById("start-form");
-    const send = async (method, path, body) => (await request(form.dataset.api + path, {method, body: JSON.stringify(body), headers: {"Content-Type": "application/json"}})).json();
     button.disabled = true;
     document.getElementById("start-error").textContent = "";
     try {
       const conf = JSON.parse(button.dataset.conf), note = form.elements.note.value || null;
-      if (document.getElementById("unpause").checked) await send("PATCH", "", {is_paused: false});
-      const run = await send("POST", "/dagRuns", {logical_date: null, conf, note});
+      if (document.getElementById("unpause").checked) await sendJson("PATCH", form.dataset.api, {is_paused: false});
+      const run = await sendJson("POST", `${form.dataset.api}/dagRuns`, {logical_date: null, conf, note});
       location.assign(`${root()}/dag-run?${new URLSearchParams({dag_id: run.dag_id, run_id: run.dag_run_id})}`);
     } catch (error) {
       button.disabled = false;
@@ -419,8 +421,7 @@
     const path = ["dagRuns", task.dag_run_id, "taskInstances", task.task_id, task.map_index, "hitlDetails"].map(encodeURIComponent).join("/");
     for (const button of buttons) button.disabled = true;
     try {
-      await request(`${form.dataset.api}/${path}`, {method: "PATCH", body: JSON.stringify({chosen_options: [choice], params_input: {note}}),
-        headers: {"Content-Type": "application/json"}});
+      await sendJson("PATCH", `${form.dataset.api}/${path}`, {chosen_options: [choice], params_input: {note}});
       status.textContent = `${choice === "Approve" ? "Approved" : "Rejected"}. The result appears in the report of the run within a minute.`;
     } catch (error) {
       for (const button of buttons) button.disabled = false;

@@ -27,7 +27,6 @@ from carclf.config import (
 )
 from carclf.config.recipes import RECIPE_DESCRIPTIONS
 from carclf.config.settings import AUTO_TEXT
-from carclf.config.sources import parse_source
 from carclf.dashboard.run_reader import Facts
 from carclf.errors import CarclfError, ConfigError
 from carclf.formatting import format_count
@@ -158,6 +157,6 @@ def _expected_time(stages: Sequence[ExpectedStage]) -> str:
 def _after_training(config: Config) -> str:
     """Return what happens to a model that passes the gate."""
     approval = "waits for a person's approval" if config.gate.approval == "required" else "becomes the champion"
-    is_submitted = config.submit.enabled and parse_source(config.data.source).kind == "competition"
+    is_submitted = config.submit.enabled and config.competition
     submission = "is submitted to Kaggle" if is_submitted else "is not submitted"
     return f"A model that passes the gate {approval} and {submission}."
