@@ -174,8 +174,8 @@ def _without_weak(
 
 def _is_called_like_labels(table: TableLabels) -> bool:
     """Return True if the name of the column or of the table is that of labels: diagnosis, or labels.csv."""
-    stem = PurePosixPath(table.joined.path).stem
-    are_labels = all(is_usual_label(word) or role_of(word) for word in re.findall("[A-Za-z]+", stem))
+    words = re.findall("[A-Za-z]+", PurePosixPath(table.joined.path).stem)
+    are_labels = bool(words) and all(is_usual_label(word) or role_of(word) for word in words)
     return is_kind(table.column) or are_labels
 
 

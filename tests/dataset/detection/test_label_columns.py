@@ -302,7 +302,7 @@ def test_a_table_or_a_column_called_like_labels_counts_next_to_prefixes(
 
 
 @pytest.mark.parametrize(("name", "column"), [
-    ("stage.csv", "camera"), ("training_log.csv", "camera"), ("annotation_log.csv", "author"),
+    ("stage.csv", "camera"), ("2024.csv", "camera"), ("training_log.csv", "camera"), ("annotation_log.csv", "author"),
     ("photos.csv", "diagnosis_method"), ("photos.csv", "species_checked_by"), ("photos.csv", "grade_of_focus")])
 def test_other_names_that_contain_a_word_for_labels_do_not_count(layout_of: Any, name: str, column: str) -> None:
     images = [f"photos/{('cat', 'dog')[n % 2]}_{n}.jpg" for n in range(8)]
