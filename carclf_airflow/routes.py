@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from functools import cache
 from http import HTTPStatus
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
@@ -18,7 +18,7 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.responses import HTMLResponse
 
-from carclf.config import require_recipe
+from carclf.config import load_policy, require_recipe
 from carclf.dashboard import pages
 from carclf.dashboard.run_facts import artifact_file
 from carclf.dashboard.run_list import RunQuery, query_runs, runs_as_csv
@@ -35,6 +35,7 @@ from carclf_airflow.ids import EXPERIMENTS_DAG, PROMOTE_DAG, RETRAIN_DAG, approv
 from carclf_airflow.plugin import URL_PREFIX
 from carclf_airflow.responses import SAFE_METHODS, add_error_handlers, app_root_path, stored_file_response
 
+T = TypeVar("T")
 STATIC_HEADERS = {"Cache-Control": "private, max-age=86400"}  # the URLs of script and style change with their content
 ALL_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 require_read = requires_access_dag("GET", param_dag_id=RETRAIN_DAG)
@@ -113,8 +114,8 @@ def _add_pages(app: FastAPI) -> None:
 
     @app.get("/runs/{run_id}/approval", response_class=HTMLResponse)
     def approval(request: Request, run_id: str, store: PagesStore, user: GetUserDep, can_respond: MayRespond) -> str:
-        root = app_root_path(request)
-        return pages.approval_page(store, root, run_id, user.get_name(), can_respond=can_respond,
+        root, policy = app_root_path(request), _governed(load_policy)
+        return pages.approval_page(store, root, run_id, policy, user.get_name(), can_respond=can_respond,
                                    api=_api(root, PROMOTE_DAG), subject=approval_subject(run_id))
 
     @app.get("/compare", response_class=HTMLResponse)
@@ -205,10 +206,10 @@ def _api(root: str, dag_id: str) -> str:
     return f"{root.removesuffix(URL_PREFIX)}/api/v2/dags/{dag_id}"
 
 
-def _governed(render: Callable[[], str]) -> str:
-    """Return a page that depends on the policy; HTTP status 500 if the policy is invalid."""
+def _governed(read: Callable[[], T]) -> T:
+    """Return what depends on the policy, such as a page; HTTP status 500 if the policy is invalid."""
     try:
-        return render()
+        return read()
     except ConfigError as error:
         raise HTTPException(HTTPStatus.INTERNAL_SERVER_ERROR, str(error)) from error
 

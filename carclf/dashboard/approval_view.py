@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Any
 
-from carclf.config import Config, Policy, load_policy, may_approve
+from carclf.config import Config, Policy, may_approve
 from carclf.dashboard.champion_facts import Champion, champion_facts
 from carclf.dashboard.comparison_facts import RunComparison
 from carclf.dashboard.run_comparison import compare_runs
@@ -49,10 +49,10 @@ class ApprovalFacts(Facts):
     command: str = ""
 
 
-def approval_facts(store: Store, run_id: str, approver: str) -> ApprovalFacts:
+def approval_facts(store: Store, run_id: str, policy: Policy, approver: str) -> ApprovalFacts:
     """Return the facts of a run's candidate for a person.
 
-    ConfigError if the run does not exist or the policy is invalid, DataError if the record is damaged.
+    ConfigError if the run does not exist, DataError if the record is damaged.
     """
     reader = open_run(store, run_id)
     state = reader.attempt("promote").get("state")
@@ -67,7 +67,7 @@ def approval_facts(store: Store, run_id: str, approver: str) -> ApprovalFacts:
     compared: dict[str, Any] = {}
     if champion:
         compared = reader.try_section("comparison", partial(_compare, reader, champion.run), compared)
-    config, policy = Config.model_validate(reader.record["config"]), load_policy()
+    config = Config.model_validate(reader.record["config"])
     is_allowed = may_approve(policy, str(reader.record.get("started_by", "")), approver)
     return facts.model_copy(update={
         "champion": champion, **compared, "problem": " ".join(problem.text for problem in reader.problems),

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from carclf.champion_history import MAX_NOTE_CHARS
-from carclf.config import load_policy
+from carclf.config import Policy, load_policy
 from carclf.dashboard.approval_view import MAX_LISTED, approval_facts
 from carclf.dashboard.champion_facts import champion_facts
 from carclf.dashboard.experiment_view import experiment_view, training_run_statuses
@@ -129,12 +129,12 @@ def start_page(store: Store, root: str, recipe: str, overrides: Sequence[str], *
     return render_page("start.html", root, **start_view(store, recipe, overrides), **values)
 
 
-def approval_page(store: Store, root: str, run_id: str, approver: str, **values: Any) -> str:
+def approval_page(store: Store, root: str, run_id: str, policy: Policy, approver: str, **values: Any) -> str:
     """Render the page on which a person decides about a run's candidate, with other ``values``.
 
-    ConfigError if the run does not exist or the policy is invalid.
+    ConfigError if the run does not exist.
     """
-    facts = approval_facts(store, run_id, approver)
+    facts = approval_facts(store, run_id, policy, approver)
     return render_page("approval.html", root, facts=facts, metric=METRICS[facts.row["metric"]],
                        max_listed=MAX_LISTED, max_note_chars=MAX_NOTE_CHARS, **values)
 

@@ -164,8 +164,9 @@ def test_the_form_shows_an_error_next_to_the_values_that_cause_it(store: Store, 
 
 
 def test_the_policy_page_shows_the_limits_and_an_invalid_policy_is_an_error(
-    editor: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Store, editor: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    record_run(store, "a")
     assert "This deployment has no policy" in editor.get("/policy", headers=HTML).text
     path = tmp_path / "policy.toml"
     path.write_text('[settings]\ngate.threshold = 0.9\n[allowed]\nsources = ["<b>", "s3://cars/*"]\n'
@@ -176,7 +177,7 @@ def test_the_policy_page_shows_the_limits_and_an_invalid_policy_is_an_error(
     assert "&lt;b&gt;, s3://cars/*" in page
     assert "Nobody may approve a run that they started." in page
     path.unlink()
-    for page in ("/policy", "/start"):
+    for page in ("/policy", "/start", "/runs/a/approval"):
         response = editor.get(page, headers=HTML)
         assert response.status_code == 500
         assert "policy.toml" in response.text
