@@ -16,67 +16,47 @@ from typing import Any
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 import keras
-import pandas as pd
 
-from benchmarks.cars10 import HOLDOUT, link_sample
-from benchmarks.open_gate import OPEN_GATE
-from benchmarks.timing import cpu_seconds
-from carclf.config import load_config
+from benchmarks.cars10 import HOLDOUT, QUICK, link_sample, run_stages, serve
 from carclf.demo.competition import Competition, open_competition
-from carclf.demo.server import DemoServer
-from carclf.runs.run import Run
-from carclf.services.storage import init_store
+from carclf.experiments.ablations import ABLATIONS
 from carclf.stats import PairedCounts
 
 RECIPE, BASELINE = "cpu", "baseline"
 CHANGES: dict[str, dict[str, Any]] = {
     BASELINE: {},
     # Added to the recipe.
-    "affine BatchNormalization": {"fine_tune.batch_norm": "affine"},
+    "batch-norm-affine": ABLATIONS["batch-norm-affine"],
     "half-crops": {"augment.half_crop": 0.2},
-    "TrivialAugment": {"augment.trivial": True},
-    "random erasing": {"augment.erasing": 0.25},
-    "MixUp": {"fine_tune.mixup": 0.2},
-    "CutMix": {"fine_tune.cutmix": 0.3},
-    "layer decay": {"fine_tune.layer_decay": 0.9},
-    "three views of the head": {"head.num_views": 3},
+    "trivial-augment": ABLATIONS["trivial-augment"],
+    "random-erasing": ABLATIONS["random-erasing"],
+    "mixup": {"fine_tune.mixup": 0.2},
+    "cutmix": {"fine_tune.cutmix": 0.3},
+    "layer-decay": ABLATIONS["layer-decay"],
+    "three-head-views": {"head.num_views": 3},
     "refit": {"fine_tune.refit": True},
     # Removed from the recipe.
-    "without label smoothing": {"fine_tune.label_smoothing": 0, "head.label_smoothing": 0},
-    "without averaged weights": {"fine_tune.ema_fraction": 0},
-    "without crops": {"augment.crop_scale": 1.0, "augment.aspect_jitter": 0},
-    "without colors": {"augment.color": 0},
-    "without weight decay": {"fine_tune.weight_decay": 0},
-    "without the flipped view": {"evaluate.flip_tta": False},
+    "no-label-smoothing": ABLATIONS["no-label-smoothing"],
+    "no-ema": ABLATIONS["no-ema"],
+    "no-crops": {"augment.crop_scale": 1.0, "augment.aspect_jitter": 0.0},
+    "no-color": {"augment.color": 0.0},
+    "no-weight-decay": {"fine_tune.weight_decay": 0.0},
+    "single-view": ABLATIONS["single-view"],
     # The same seconds, spent otherwise.
-    "predictions at the size of training": {
-        "model.image_height": 192, "model.image_width": 384, "fine_tune.size_fraction": 1},
-    "all blocks, 5 epochs": {"fine_tune.unfrozen_fraction": 1, "fine_tune.epochs": 5},
-    "0.4 of the blocks, 11 epochs": {"fine_tune.unfrozen_fraction": 0.4, "fine_tune.epochs": 11},
+    "predicted-at-training-size": ABLATIONS["size-192x384"] | {"fine_tune.size_fraction": 1.0},
+    "all-blocks-5-epochs": ABLATIONS["all-unfrozen"] | {"fine_tune.epochs": 5},
+    "fewer-blocks-11-epochs": {"fine_tune.unfrozen_fraction": 0.4, "fine_tune.epochs": 11},
 }
 
 
 def measure(name: str, competition: Competition, options: argparse.Namespace, work: Path) -> dict[str, Any]:
     """Return the processor time of a change's fine-tuning, and the held-out images that it classifies correctly."""
     keras.backend.clear_session()
-    settings = {"data.source": competition.slug, "model.weights": options.weights, "seed": options.seed}
-    if options.quick:
-        settings |= {"head.epochs": 2, "head.num_views": 1, "audit.enabled": False,
-                     "validation.min_images_per_class": 5}
-    settings |= OPEN_GATE | CHANGES[name] | ({"fine_tune.epochs": 1} if options.quick else {})
-    seconds, results = 0.0, {}
-    with DemoServer(competition, scoring_seconds=0) as server:
-        os.environ |= {"CARCLF_KAGGLE_ENDPOINT": server.url, "KAGGLE_API_TOKEN": server.token}
-        store = init_store(work / "store")
-        run = Run.start_or_resume(name.replace(" ", "-"), store, RECIPE, load_config(RECIPE, settings))
-        for stage in run.stages:
-            started = cpu_seconds()
-            results[stage] = run.run_stage(stage)
-            seconds += cpu_seconds() - started if stage in ("fine_tune", "refit") else 0
-    rows = pd.read_csv(work / "store" / str(results["submit"].metrics["submission"]), dtype=str)
-    predicted = dict(zip(rows["Id"], rows["Category"], strict=True))
+    settings = {"model.weights": options.weights, "seed": options.seed} | CHANGES[name]
+    settings |= QUICK if options.quick else {}
+    (predicted, _), seconds = run_stages(competition, RECIPE, settings, work, run_id=name)
     truth: Mapping[str, str] = competition.truth or {}
-    return {"change": name, "seed": options.seed, "cpu_seconds": round(seconds),
+    return {"change": name, "seed": options.seed, "cpu_seconds": round(seconds["fine_tune"] + seconds.get("refit", 0)),
             "correct": [int(predicted[image_id] == truth[image_id]) for image_id in competition.ids]}
 
 
@@ -98,24 +78,24 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--changes", nargs="+", choices=CHANGES, help="Default: all, or with --quick the first three.")
     parser.add_argument("--results", type=Path, help="A file of JSON lines; changes that it contains are not measured.")
-    parser.add_argument("--quick", action="store_true", help="One epoch, every 20th image.")
+    parser.add_argument("--quick", action="store_true", help="Few epochs, every 20th image.")
     options = parser.parse_args()
     names = [BASELINE, *(options.changes or list(CHANGES)[1:3 if options.quick else None])]
     rows: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
         data = link_sample(options.data, Path(folder) / "data") if options.quick else options.data
         work = Path(f"{options.results}.work") if options.results else Path(folder) / "work"
-        os.environ["CARCLF_CACHE"] = str(work / "cache")
         competition = open_competition(data, slug="cars10", work=Path(folder), holdout=HOLDOUT)
         if options.results and options.results.exists():
             rows = {row["change"]: row for row in map(json.loads, options.results.read_text().splitlines())}
-        for name in dict.fromkeys(names):
-            if name not in rows:
-                rows[name] = measure(name, competition, options, work)
-                if options.results:
-                    with options.results.open("a") as file:
-                        file.write(json.dumps(rows[name]) + "\n")
-            print(json.dumps(compare(rows[name], rows[BASELINE])), flush=True)
+        with serve(competition):  # to all runs: two changes may have the same predictions
+            for name in dict.fromkeys(names):
+                if name not in rows:
+                    rows[name] = measure(name, competition, options, work)
+                    if options.results:
+                        with options.results.open("a") as file:
+                            file.write(json.dumps(rows[name]) + "\n")
+                print(json.dumps(compare(rows[name], rows[BASELINE])), flush=True)
 
 
 if __name__ == "__main__":

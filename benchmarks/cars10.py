@@ -11,7 +11,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,26 +33,50 @@ from carclf.services.storage import init_store
 
 HOLDOUT = 0.2
 SAMPLE_STEP = 20  # --quick takes every 20th image
+QUICK = {"fine_tune.epochs": 1, "head.epochs": 5, "head.num_views": 1, "head.num_trials": 1, "audit.enabled": False,
+         "validation.min_images_per_class": 5}
 NOTEBOOK = "notebook"
 RECIPES = ("cpu-fast", "cpu", "cpu-accurate")
 Predictions = tuple[dict[str, str], dict[str, float]]  # class by image name, and metrics
 Train = Callable[[Competition, int, argparse.Namespace, Path], Predictions]
 
 
+@contextmanager
+def serve(competition: Competition) -> Iterator[None]:
+    """Serve a competition to this process."""
+    with DemoServer(competition, scoring_seconds=0) as server:
+        os.environ |= {"CARCLF_KAGGLE_ENDPOINT": server.url, "KAGGLE_API_TOKEN": server.token}
+        yield
+
+
+def run_stages(
+    competition: Competition, recipe: str, settings: dict[str, Any], work: Path, run_id: str = "run"
+) -> tuple[Predictions, dict[str, float]]:
+    """Run the stages against a running server without Airflow, from download to submit.
+
+    The store and the cache are in ``work``. Return the predictions, and the processor time of each stage in seconds.
+    """
+    os.environ["CARCLF_CACHE"] = str(work / "cache")
+    store = init_store(work / "store")
+    results, seconds = {}, {}
+    config = load_config(recipe, {"data.source": competition.slug} | OPEN_GATE | settings)
+    run = Run.start_or_resume(run_id, store, recipe, config)
+    for stage in run.stages:
+        started = cpu_seconds()
+        results[stage] = run.run_stage(stage)
+        seconds[stage] = cpu_seconds() - started
+    rows = pd.read_csv(work / "store" / str(results["submit"].metrics["submission"]), dtype=str)
+    metrics = {"val_accuracy": float(results["evaluate"].metrics["val_accuracy"])}
+    return (dict(zip(rows["Id"], rows["Category"], strict=True)), metrics), seconds
+
+
 def train_with_recipe(recipe: str, settings: dict[str, Any]) -> Train:
-    """Return a function that runs the stages without Airflow, from download to submit."""
+    """Return a function that runs the stages of a recipe. In an empty folder nothing is reused."""
 
     def train(competition: Competition, seed: int, options: argparse.Namespace, work: Path) -> Predictions:
-        os.environ["CARCLF_CACHE"] = str(work / "cache")  # an empty cache: nothing is reused
-        store = init_store(work / "store")
-        with DemoServer(competition, scoring_seconds=0) as server:
-            os.environ |= {"CARCLF_KAGGLE_ENDPOINT": server.url, "KAGGLE_API_TOKEN": server.token}
-            base = {"data.source": competition.slug, "model.weights": options.weights, "seed": seed} | OPEN_GATE
-            run = Run.start_or_resume("run", store, recipe, load_config(recipe, base | settings))
-            results = {stage: run.run_stage(stage) for stage in run.stages}
-        rows = pd.read_csv(work / "store" / str(results["submit"].metrics["submission"]), dtype=str)
-        metrics = {"val_accuracy": float(results["evaluate"].metrics["val_accuracy"])}
-        return dict(zip(rows["Id"], rows["Category"], strict=True)), metrics
+        base = {"model.weights": options.weights, "seed": seed}
+        with serve(competition):
+            return run_stages(competition, recipe, base | settings, work)[0]
 
     return train
 
@@ -66,9 +91,7 @@ def train_notebook(competition: Competition, seed: int, options: argparse.Namesp
 def list_recipes(options: argparse.Namespace) -> dict[str, Train]:
     """Return the trainings to compare, by name."""
     settings = dict(map(parse_override, options.set))
-    if options.quick:
-        settings |= {"fine_tune.epochs": 1, "head.epochs": 5, "head.num_views": 1, "head.num_trials": 1,
-                    "audit.enabled": False, "validation.min_images_per_class": 5}
+    settings |= QUICK if options.quick else {}
     recipes = {recipe: train_with_recipe(recipe, settings) for recipe in RECIPES}
     return {NOTEBOOK: train_notebook, **recipes}
 
